@@ -1,0 +1,207 @@
+"""The values that pass between rooms: features, windows, samples, labels and scores.
+
+Single things are frozen dataclasses; what comes by the thousand is held in arrays, one row a
+window. Shape letters: W windows, T tokens in a window, P windows of the background pool,
+K kept windows of a feature, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
+
+from .splits import Split
+
+ContextKind = Literal["top", "sample"]
+LabelSource = Literal["auto", "human", "imported"]
+Status = Literal["done", "failed"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FeatureId:
+    """A feature, written `{model}/{source}/{index}` as Neuronpedia does."""
+
+    sae_id: str
+    feature: int
+
+    def __str__(self) -> str:
+        return f"{self.sae_id}/{self.feature}"
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Stretches of text, one row a window, padded on the right.
+
+    Attributes:
+        window_id: names of the occurrences.
+        token_hash: the sampling hash of the exact token ids.
+        document: a small integer per document, equal within one object for equal documents.
+        token_ids: padded with -1.
+        copies: how many occurrences this row stands for.
+    """
+
+    window_id: UInt64[np.ndarray, "W"]
+    token_hash: UInt64[np.ndarray, "W"]
+    document: Int64[np.ndarray, "W"]
+    token_ids: Int32[np.ndarray, "W T"]
+    copies: Int64[np.ndarray, "W"]
+
+    def __len__(self) -> int:
+        return len(self.window_id)
+
+    @property
+    def is_token(self) -> Bool[np.ndarray, "W T"]:
+        """True where there is a token, False where there is padding."""
+        return self.token_ids >= 0
+
+    def take(self, rows: Array) -> Windows:
+        """The windows at these row numbers (or where this mask is true)."""
+        return Windows(
+            self.window_id[rows],
+            self.token_hash[rows],
+            self.document[rows],
+            self.token_ids[rows],
+            self.copies[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Windows that stand for a known number of windows of the population.
+
+    Attributes:
+        windows: the sampled windows.
+        activations: the feature's true activation at each token, 0 at padding.
+        population_windows: how many windows, copies counted, the stratum has in the split.
+    """
+
+    windows: Windows
+    activations: Float32[np.ndarray, "W T"]
+    population_windows: int
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def weights(self) -> Float64[np.ndarray, "W"]:
+        """How many windows of the population each row stands for; they sum to the total."""
+        copies = self.windows.copies.astype(np.float64)
+        total = copies.sum()
+        return copies * (self.population_windows / total) if total else copies
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureContexts:
+    """All that is kept of one feature in one split.
+
+    Attributes:
+        feature_id: which feature.
+        split: the split all windows are from.
+        active: the uniform sample of the windows in which the feature fires.
+        silent: background windows in which it never fires (activations all zero).
+        top: the windows with the highest peaks, best first (a sample of nothing; its
+            `population_windows` is their own number).
+        n_windows, n_active_windows, n_tokens, n_active: exact counts of the whole split.
+    """
+
+    feature_id: FeatureId
+    split: Split
+    active: Stratum
+    silent: Stratum
+    top: Stratum
+    n_windows: int
+    n_active_windows: int
+    n_tokens: int
+    n_active: int
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label proposed for a feature, or the record that none could be made."""
+
+    feature_id: FeatureId
+    text: str | None
+    explanation: str | None
+    explainer: str
+    prompt_version: str
+    window_ids: tuple[int, ...]
+    model: str | None = None
+    request_hash: str | None = None
+    draw: int = 0
+    source: LabelSource = "auto"
+    author: str | None = None
+    status: Status = "done"
+    reason: str | None = None
+
+    @property
+    def label_id(self) -> str:
+        """A hash of feature, explainer, prompt version, contexts shown and draw (the contract).
+
+        A human or imported label has no contexts behind it: its author and text stand in.
+        """
+        parts: list[Any] = [str(self.feature_id), self.explainer, self.prompt_version]
+        parts += [sorted(self.window_ids), self.draw]
+        if self.source != "auto":
+            parts += [self.source, self.author, self.text]
+        return content_hash(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number for a label, or NULL with the reason why it is undefined."""
+
+    label_id: str
+    scorer: str
+    simulator: str
+    metric: str
+    split: Split
+    value: float | None
+    reason: str | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    null_value: float | None = None
+    lift: float | None = None
+    lift_ci_low: float | None = None
+    lift_ci_high: float | None = None
+    lift_reason: str | None = None
+    n_windows: int = 0
+    n_tokens: int = 0
+    design: dict[str, Any] = field(default_factory=dict)
+    contexts_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Predicted activations of one window under one label, or why there are none."""
+
+    label_id: str
+    simulator: str
+    window_id: int
+    predicted: Float32[np.ndarray, "T"] | None
+    status: Status = "done"
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One invocation that worked on a run folder."""
+
+    run_id: str
+    started_at: datetime
+    config: dict[str, Any]
+    version: str
+
+
+def content_hash(value: Any) -> str:
+    """A hash of a JSON-like value: 16 hexadecimal digits."""
+    content = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
