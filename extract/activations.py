@@ -1,0 +1,96 @@
+"""From a site's vectors to the features that fire, without ever holding all activations.
+
+The encoder runs in blocks of features over all tokens of a batch, small enough to stay in
+cache; of each block only the values above threshold are kept. Blocks are laid out feature by
+token, so what is kept is already sorted by feature, then token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int32
+
+from .saes import Sae
+
+# Numbers in one block of pre-activations (8 MB). Measured on two cores of a 2.5 GHz Xeon:
+# smaller blocks lose to the matrix product's overhead, larger ones leave the cache.
+_BLOCK_VALUES = 1 << 21
+
+
+@dataclass(frozen=True, slots=True)
+class Firings:
+    """Every activation above threshold of one SAE on one batch, by feature, then token."""
+
+    feature: Int32[np.ndarray, "N"]
+    token: Int32[np.ndarray, "N"]
+    value: Float32[np.ndarray, "N"]
+
+    def __len__(self) -> int:
+        return len(self.feature)
+
+    def where(self, keep: np.ndarray) -> Firings:
+        """The firings at which the mask is true."""
+        return Firings(self.feature[keep], self.token[keep], self.value[keep])
+
+
+def find_firings(
+    sae: Sae, x: Float[torch.Tensor, "T D"], block_values: int = _BLOCK_VALUES
+) -> Firings:
+    """The features that fire on each token: JumpReLU, strictly above threshold.
+
+    Args:
+        sae: on the same device as `x`.
+        x: the site's vectors.
+        block_values: how many pre-activations to hold at once; bounds memory at any width.
+    """
+    n_tokens = x.shape[0]
+    rows = max(1, min(sae.width, block_values // max(1, n_tokens)))
+    x_t = x.to(sae.encoder.dtype).T
+    block = torch.empty((rows, n_tokens), dtype=x_t.dtype, device=x_t.device)
+    fires = torch.empty((rows, n_tokens), dtype=torch.bool, device=x_t.device)
+    places, values = [], []
+    for begin in range(0, sae.width, rows):
+        end = min(begin + rows, sae.width)
+        pre, mask = block[: end - begin], fires[: end - begin]
+        torch.addmm(sae.encoder_bias[begin:end, None], sae.encoder[begin:end], x_t, out=pre)
+        torch.gt(pre, sae.threshold[begin:end, None], out=mask)
+        place, value = _above(pre, mask)
+        places.append(place + begin * n_tokens)
+        values.append(value)
+    place = np.concatenate(places) if places else np.empty(0, np.int64)
+    feature = place // max(1, n_tokens)
+    return Firings(
+        feature=feature.astype(np.int32),
+        token=(place - feature * n_tokens).astype(np.int32),
+        value=np.concatenate(values) if values else np.empty(0, np.float32),
+    )
+
+
+def reconstruct(sae: Sae, firings: Firings, n_tokens: int) -> Float[torch.Tensor, "T D"]:
+    """What the SAE decodes from these firings, on the SAE's device."""
+    order = np.argsort(firings.token, kind="stable")
+    counts = np.bincount(firings.token, minlength=n_tokens)
+    offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    device = sae.decoder.device
+    decoded = torch.nn.functional.embedding_bag(
+        torch.from_numpy(firings.feature[order].astype(np.int64)).to(device),
+        sae.decoder,
+        torch.from_numpy(offsets).to(device),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(firings.value[order]).to(device, sae.decoder.dtype),
+    )
+    return decoded + sae.decoder_bias
+
+
+def _above(
+    pre: Float[torch.Tensor, "R T"], mask: torch.Tensor
+) -> tuple[np.ndarray, Float32[np.ndarray, "N"]]:
+    if pre.device.type == "cpu":
+        # NumPy's search of a boolean array is several times faster than torch's on a CPU.
+        place = np.flatnonzero(mask.numpy())
+        return place, pre.view(-1).numpy()[place].astype(np.float32, copy=False)
+    found = mask.view(-1).nonzero().squeeze(1)
+    return found.cpu().numpy(), pre.view(-1)[found].float().cpu().numpy()

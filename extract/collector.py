@@ -1,0 +1,385 @@
+"""From chunks of text to a part: one pass of the model feeds every SAE's sketches.
+
+Nothing here touches the disk: `Collector.finish` gives Arrow tables, which the store writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Float64
+
+from ..store.splits import SPLITS
+from .activations import Firings, find_firings, reconstruct
+from .models import SubjectModel
+from .saes import Sae
+from .sites import Site
+from .sketches import BackgroundPool, BatchWindows, FeatureSketch, KeptWindows, SketchSizes
+from .windows import (
+    Chunk,
+    SequenceBatch,
+    TokenizedChunk,
+    WindowShape,
+    batch_sequences,
+    occurrence_start,
+    tokenize_chunk,
+)
+
+# Tokens at the start of each chunk on which the reconstruction is measured: decoding all of
+# them would cost as much as encoding.
+FIDELITY_TOKENS = 1024
+
+# Chunks tokenized ahead of the model.
+_READ_AHEAD = 2
+
+
+@dataclass(slots=True)
+class FidelitySums:
+    """Moments of one SAE's input and error on one chunk, from which FVU follows.
+
+    The fraction of variance unexplained is the squared error over the squared distance from
+    the mean vector, both summed over tokens and coordinates.
+    """
+
+    n_tokens: int
+    n_active: int
+    sum_x: Float64[np.ndarray, "D"]
+    sum_x_sq: float = 0.0
+    sum_error_sq: float = 0.0
+
+    def add(self, sae: Sae, x: Float[torch.Tensor, "T D"], firings: Firings) -> None:
+        """Adds the first of these tokens, up to FIDELITY_TOKENS in all."""
+        n = min(FIDELITY_TOKENS - self.n_tokens, x.shape[0])
+        if n <= 0:
+            return
+        fired = firings.where(firings.token < n)
+        exact = x[:n].double()
+        error = exact - reconstruct(sae, fired, n).double()
+        self.n_tokens += n
+        self.n_active += len(fired)
+        self.sum_x += exact.sum(0).cpu().numpy()
+        self.sum_x_sq += float(exact.square().sum())
+        self.sum_error_sq += float(error.square().sum())
+
+    @property
+    def fvu(self) -> float | None:
+        """Fraction of variance unexplained; None where there is no variance."""
+        if self.n_tokens == 0:
+            return None
+        variance = self.sum_x_sq - float(np.square(self.sum_x).sum()) / self.n_tokens
+        return self.sum_error_sq / variance if variance > 0 else None
+
+
+@dataclass(slots=True)
+class _WindowTexts:
+    """The text of windows that some sketch may still keep."""
+
+    blocks: list[pa.Table] = field(default_factory=list)
+    n_live: int = 0
+
+    def add(self, chunk: TokenizedChunk, tokenizer: str) -> None:
+        if len(chunk.occurrence):
+            self.blocks.append(_describe_windows(chunk, tokenizer))
+
+    def prune(self, occurrences: Callable[[], np.ndarray]) -> None:
+        """Forgets windows that nothing keeps, when there are many more than at the last look."""
+        if sum(block.num_rows for block in self.blocks) > 2 * self.n_live + 50_000:
+            self.keep(occurrences())
+
+    def keep(self, occurrences: np.ndarray) -> pa.Table:
+        table = pa.concat_tables(self.blocks).combine_chunks()
+        table = table.filter(pa.array(np.isin(table["occurrence"].to_numpy(), occurrences)))
+        self.blocks, self.n_live = [table], table.num_rows
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedPart:
+    """What was collected from some chunks: tables by name, as the store's parts hold them."""
+
+    tables: dict[str, pa.Table]
+    n_tokens: int
+
+
+class Collector:
+    """Gathers the sketches of any number of SAEs from chunks of text, in one pass.
+
+    Args:
+        model: cut after the deepest site.
+        saes: on the model's device.
+        shape: how documents are cut into windows.
+        sizes: how many windows are kept for each feature.
+        max_batch_tokens: padded tokens that the model sees at once.
+    """
+
+    def __init__(
+        self,
+        model: SubjectModel,
+        saes: list[Sae],
+        shape: WindowShape,
+        sizes: SketchSizes,
+        max_batch_tokens: int,
+    ) -> None:
+        self._model, self._saes, self._shape = model, saes, shape
+        self._max_batch_tokens = max_batch_tokens
+        self._sites: list[Site] = sorted({sae.site for sae in saes})
+        self._pool = BackgroundPool(sizes)
+        self._sketches = [FeatureSketch(sae.width, sizes, self._pool) for sae in saes]
+        self._texts = _WindowTexts()
+        self._totals = np.zeros((len(SPLITS), 3), np.int64)
+        self._chunk_rows: list[dict[str, Any]] = []
+        self._fidelity_rows: list[dict[str, Any]] = []
+        self._bos = model.tokenizer.bos_token_id
+        self._special = frozenset(model.tokenizer.all_special_ids)
+        self._pad = model.tokenizer.pad_token_id or 0
+
+    def add_chunk(self, chunk: TokenizedChunk) -> list[FidelitySums]:
+        """Takes in one chunk; gives each SAE's fidelity on it."""
+        fidelity = [FidelitySums(0, 0, np.zeros(sae.decoder.shape[1])) for sae in self._saes]
+        n_special = 0
+        for batch in batch_sequences(
+            chunk, self._bos, self._pad, self._special, self._max_batch_tokens
+        ):
+            n_special += self._add_batch(chunk, batch, fidelity)
+        for sketch in self._sketches:
+            sketch.end_chunk()
+        self._texts.add(chunk, self._model.name)
+        self._texts.prune(self._occurrences)
+        self._count_chunk(chunk, n_special, fidelity)
+        return fidelity
+
+    def finish(self) -> CollectedPart:
+        """Ranks what is kept and gives it as tables."""
+        tables = {}
+        for number, sketch in enumerate(self._sketches):
+            contexts, background = sketch.finish()
+            tables[f"contexts-{number}"] = _contexts_table(contexts)
+            tables[f"background-{number}"] = _background_table(background)
+            tables[f"counts-{number}"] = _counts_table(sketch)
+            tables[f"features-{number}"] = _features_table(sketch)
+        pool = self._pool
+        tables["windows"] = self._texts.keep(self._occurrences())
+        tables["pool"] = pa.table(
+            {
+                "split": pool.split.astype(np.uint8),
+                "token_hash": pool.token_hash,
+                "occurrence": pool.occurrence,
+                "copies": pool.copies,
+            }
+        )
+        tables["totals"] = pa.table(
+            {
+                "split": np.arange(len(SPLITS), dtype=np.uint8),
+                "n_documents": self._totals[:, 0],
+                "n_windows": self._totals[:, 1],
+                "n_tokens": self._totals[:, 2],
+            }
+        )
+        tables["chunks"] = pa.Table.from_pylist(self._chunk_rows, _CHUNKS)
+        tables["fidelity"] = pa.Table.from_pylist(self._fidelity_rows, _FIDELITY)
+        return CollectedPart(tables, int(self._totals[:, 2].sum()))
+
+    def _add_batch(
+        self, chunk: TokenizedChunk, batch: SequenceBatch, fidelity: list[FidelitySums]
+    ) -> int:
+        split = chunk.window_split[batch.windows]
+        token_hash = chunk.token_hash[batch.windows]
+        occurrence = chunk.occurrence[batch.windows]
+        windows = BatchWindows(
+            split=split,
+            token_hash=token_hash,
+            occurrence=occurrence,
+            in_pool=self._pool.admit(split, token_hash, occurrence),
+            window_of_token=batch.window_of_token,
+            position=batch.position,
+        )
+        activations = self._model.read_sites(torch.from_numpy(batch.input_ids).long(), self._sites)
+        places = torch.from_numpy(batch.flat_positions).to(self._model.device)
+        vectors = {
+            site: x.reshape(-1, x.shape[-1]).index_select(0, places)
+            for site, x in activations.items()
+        }
+        with torch.inference_mode():
+            for sae, sketch, sums in zip(self._saes, self._sketches, fidelity, strict=True):
+                x = vectors[sae.site]
+                firings = find_firings(sae, x)
+                sums.add(sae, x, firings)
+                if batch.is_special is not None:
+                    firings = firings.where(~batch.is_special[firings.token])
+                sketch.add(firings, windows)
+        return 0 if batch.is_special is None else int(batch.is_special.sum())
+
+    def _count_chunk(
+        self, chunk: TokenizedChunk, n_special: int, fidelity: list[FidelitySums]
+    ) -> None:
+        n_tokens = chunk.n_tokens - n_special
+        document_split = np.zeros(len(chunk.doc_ids), np.int64)
+        document_split[chunk.window_document] = chunk.window_split
+        has_window = np.zeros(len(chunk.doc_ids), np.bool_)
+        has_window[chunk.window_document] = True
+        self._totals[:, 0] += np.bincount(document_split[has_window], minlength=len(SPLITS))
+        self._totals[:, 1] += np.bincount(chunk.window_split, minlength=len(SPLITS))
+        lengths = np.bincount(chunk.window_split, chunk.window_length, len(SPLITS))
+        self._totals[:, 2] += lengths.astype(np.int64)
+        self._chunk_rows.append(
+            {
+                "chunk": chunk.index,
+                "chunk_id": chunk.chunk_id,
+                "n_documents": len(chunk.doc_ids),
+                "n_windows": len(chunk.occurrence),
+                "n_tokens": n_tokens,
+            }
+        )
+        for number, sums in enumerate(fidelity):
+            self._fidelity_rows.append(
+                {
+                    "sae": number,
+                    "chunk": chunk.index,
+                    "n_tokens": sums.n_tokens,
+                    "sum_x": sums.sum_x,
+                    "sum_x_sq": sums.sum_x_sq,
+                    "sum_error_sq": sums.sum_error_sq,
+                }
+            )
+
+    def _occurrences(self) -> np.ndarray:
+        kept = [rows for sketch in self._sketches for rows in sketch.occurrences]
+        return np.unique(np.concatenate([self._pool.occurrence, *kept]))
+
+
+def tokenize_ahead(
+    chunks: Iterable[Chunk], model: SubjectModel, shape: WindowShape
+) -> Iterator[TokenizedChunk]:
+    """The chunks tokenized in a background thread, a few ahead of the consumer."""
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
+        waiting: list[Future[TokenizedChunk]] = []
+        for chunk in chunks:
+            waiting.append(
+                executor.submit(tokenize_chunk, chunk, model.tokenizer, model.name, shape)
+            )
+            if len(waiting) > _READ_AHEAD:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+_CHUNKS = pa.schema(
+    {
+        "chunk": pa.int64(),
+        "chunk_id": pa.string(),
+        "n_documents": pa.int64(),
+        "n_windows": pa.int64(),
+        "n_tokens": pa.int64(),
+    }
+)
+_FIDELITY = pa.schema(
+    {
+        "sae": pa.int32(),
+        "chunk": pa.int64(),
+        "n_tokens": pa.int64(),
+        "sum_x": pa.list_(pa.float64()),
+        "sum_x_sq": pa.float64(),
+        "sum_error_sq": pa.float64(),
+    }
+)
+
+
+def _lists(values: np.ndarray, length: np.ndarray) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, values)
+
+
+def _describe_windows(chunk: TokenizedChunk, tokenizer: str) -> pa.Table:
+    ends = chunk.window_start + chunk.window_length
+    prefix_start = chunk.window_start - chunk.prefix_length
+    doc_ids = pa.DictionaryArray.from_arrays(
+        chunk.window_document.astype(np.int32), pa.array(chunk.doc_ids)
+    )
+    return pa.table(
+        {
+            "occurrence": chunk.occurrence,
+            "token_hash": chunk.token_hash,
+            "window_id": chunk.window_id,
+            "doc_id": doc_ids.cast(pa.string()),
+            "split": chunk.window_split.astype(np.uint8),
+            "start": occurrence_start(chunk.occurrence),
+            "token_ids": _slices(chunk.tokens, chunk.window_start, ends),
+            "prefix_token_ids": _slices(chunk.tokens, prefix_start, chunk.window_start),
+            "tokenizer": pa.array([tokenizer] * len(ends)),
+        }
+    )
+
+
+def _slices(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pa.ListArray:
+    pieces = [tokens[a:b] for a, b in zip(starts, ends, strict=True)]
+    return _lists(np.concatenate(pieces) if pieces else tokens[:0], ends - starts)
+
+
+def _slot_columns(slot: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "feature": (slot // len(SPLITS)).astype(np.int32),
+        "split": (slot % len(SPLITS)).astype(np.uint8),
+    }
+
+
+def _contexts_table(rows: KeptWindows) -> pa.Table:
+    return pa.table(
+        {
+            **_slot_columns(rows.slot),
+            "token_hash": rows.token_hash,
+            "occurrence": rows.occurrence,
+            "peak": rows.peak,
+            "copies": rows.copies,
+            "in_top": rows.in_top,
+            "in_sample": rows.in_sample,
+            "positions": _lists(rows.position, rows.length),
+            "activations": _lists(rows.value, rows.length),
+        }
+    )
+
+
+def _background_table(rows: KeptWindows) -> pa.Table:
+    return pa.table(
+        {
+            **_slot_columns(rows.slot),
+            "token_hash": rows.token_hash,
+            "occurrence": rows.occurrence,
+            "positions": _lists(rows.position, rows.length),
+            "activations": _lists(rows.value, rows.length),
+        }
+    )
+
+
+def _counts_table(sketch: FeatureSketch) -> pa.Table:
+    counts = sketch.counts
+    slot = np.flatnonzero(counts.n_active)
+    return pa.table(
+        {
+            **_slot_columns(slot),
+            "n_active_windows": counts.n_active_windows[slot],
+            "n_active": counts.n_active[slot],
+            "sum_whole": counts.sum.whole[slot],
+            "sum_fraction": counts.sum.fraction[slot],
+            "sum_sq_whole": counts.sum_sq.whole[slot],
+            "sum_sq_fraction": counts.sum_sq.fraction[slot],
+        }
+    )
+
+
+def _features_table(sketch: FeatureSketch) -> pa.Table:
+    counts = sketch.counts
+    fired = np.flatnonzero(counts.max_activation > 0)
+    histogram = counts.histogram[fired]
+    return pa.table(
+        {
+            "feature": fired.astype(np.int32),
+            "max_activation": counts.max_activation[fired],
+            "histogram": _lists(histogram.reshape(-1), np.full(len(fired), histogram.shape[1])),
+        }
+    )

@@ -1,0 +1,273 @@
+"""Documents cut into chunks, sequences and windows.
+
+A *chunk* is 256 documents: the unit of work, which batches never cross, so that floating point
+comes out the same however chunks are spread over machines. A *sequence* is what the model sees
+at once: BOS and up to 1,023 tokens of one document. A *window* is 64 tokens of a sequence: what
+is kept, shown and scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int8, Int32, Int64, UInt64
+
+from ..store.errors import CorpusError
+from ..store.records import content_hash
+from ..store.splits import SPLITS, split_of, token_hash, window_id
+from .corpus import Document
+
+CHUNK_DOCUMENTS = 256
+
+# An occurrence is a document's number in the corpus and a token's place in it, in one integer
+# whose order is theirs.
+_START_BITS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class WindowShape:
+    """How documents are cut.
+
+    Attributes:
+        window_tokens: tokens in a window (fewer in a document's last).
+        prefix_tokens: tokens before a window that are kept beside it, never scored.
+        sequence_tokens: tokens that the model sees at once, BOS included.
+        seed: of the hash that decides which windows are sampled.
+    """
+
+    window_tokens: int = 64
+    prefix_tokens: int = 64
+    sequence_tokens: int = 1024
+    seed: int = 0
+
+    @property
+    def sequence_content(self) -> int:
+        """Tokens of text in a full sequence: whole windows, beside BOS."""
+        return (self.sequence_tokens - 1) // self.window_tokens * self.window_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """256 documents (the corpus's last chunk may have fewer)."""
+
+    index: int
+    documents: tuple[Document, ...]
+
+    @property
+    def chunk_id(self) -> str:
+        """A hash of the chunk's place and its documents' contents."""
+        return content_hash([self.index, [d.doc_id for d in self.documents]])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedChunk:
+    """A chunk's tokens, sequences and windows.
+
+    Attributes:
+        tokens: all documents' tokens, one after another, without BOS.
+        sequence_start, sequence_length: where each sequence's text lies in `tokens`.
+        window_start: where each window lies in `tokens`; it ends where the next starts.
+        window_sequence: the sequence that each window is part of.
+        window_split: number of the split in SPLITS.
+        occurrence: document and place of each window, in one ordered integer.
+        prefix_length: tokens before the window that the model saw and that are kept beside it.
+        doc_ids: of the chunk's documents; window_document points into it.
+    """
+
+    index: int
+    chunk_id: str
+    doc_ids: tuple[str, ...]
+    tokens: Int32[np.ndarray, "N"]
+    sequence_start: Int64[np.ndarray, "Q"]
+    sequence_length: Int64[np.ndarray, "Q"]
+    window_start: Int64[np.ndarray, "W"]
+    window_length: Int64[np.ndarray, "W"]
+    window_sequence: Int64[np.ndarray, "W"]
+    window_document: Int64[np.ndarray, "W"]
+    window_split: Int8[np.ndarray, "W"]
+    token_hash: UInt64[np.ndarray, "W"]
+    window_id: UInt64[np.ndarray, "W"]
+    occurrence: Int64[np.ndarray, "W"]
+    prefix_length: Int64[np.ndarray, "W"]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of text in the chunk."""
+        return len(self.tokens)
+
+
+def cut_chunks(documents: Iterable[Document]) -> Iterator[Chunk]:
+    """The documents in groups of 256, numbered from 0."""
+    gathered: list[Document] = []
+    index = 0
+    for document in documents:
+        gathered.append(document)
+        if len(gathered) == CHUNK_DOCUMENTS:
+            yield Chunk(index, tuple(gathered))
+            gathered, index = [], index + 1
+    if gathered:
+        yield Chunk(index, tuple(gathered))
+
+
+def tokenize_chunk(
+    chunk: Chunk, tokenizer: Any, tokenizer_name: str, shape: WindowShape
+) -> TokenizedChunk:
+    """The chunk's windows.
+
+    Text that spells a special token (`<bos>`) is split into ordinary tokens: a corpus cannot
+    feed the model a BOS in the middle.
+
+    Raises:
+        CorpusError: a document has more than 16 million tokens.
+    """
+    encoded = tokenizer(
+        [document.text for document in chunk.documents],
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+    )["input_ids"]
+    documents = [np.asarray(ids, dtype=np.int32) for ids in encoded]
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])]).astype(np.int64)
+    sequence_rows: list[tuple[int, int]] = []
+    rows: list[tuple[int, int, int, int, int, int, int, int, int]] = []
+    for number, (document, ids) in enumerate(zip(chunk.documents, documents, strict=True)):
+        if len(ids) >= 1 << _START_BITS:
+            raise CorpusError(
+                "A document is too long.",
+                where=f"the document that begins {document.text[:40]!r}",
+                found=f"{len(ids):,} tokens",
+                expected=f"fewer than {1 << _START_BITS:,}",
+                mend="cut it into several documents",
+            )
+        split = SPLITS.index(split_of(document.doc_id))
+        place = chunk.index * CHUNK_DOCUMENTS + number
+        for begin in range(0, len(ids), shape.sequence_content):
+            length = min(shape.sequence_content, len(ids) - begin)
+            for start in range(begin, begin + length, shape.window_tokens):
+                window = ids[start : min(start + shape.window_tokens, begin + length)]
+                rows.append(
+                    (
+                        int(offsets[number]) + start,
+                        len(window),
+                        len(sequence_rows),
+                        number,
+                        split,
+                        token_hash(window, shape.seed),
+                        window_id(tokenizer_name, document.doc_id, start, window),
+                        place << _START_BITS | start,
+                        min(shape.prefix_tokens, start - begin),
+                    )
+                )
+            sequence_rows.append((int(offsets[number]) + begin, length))
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 9
+    sequences = np.array(sequence_rows, dtype=np.int64).reshape(-1, 2)
+    return TokenizedChunk(
+        index=chunk.index,
+        chunk_id=chunk.chunk_id,
+        doc_ids=tuple(document.doc_id for document in chunk.documents),
+        tokens=np.concatenate(documents) if documents else np.empty(0, np.int32),
+        sequence_start=sequences[:, 0],
+        sequence_length=sequences[:, 1],
+        window_start=np.array(columns[0], dtype=np.int64),
+        window_length=np.array(columns[1], dtype=np.int64),
+        window_sequence=np.array(columns[2], dtype=np.int64),
+        window_document=np.array(columns[3], dtype=np.int64),
+        window_split=np.array(columns[4], dtype=np.int8),
+        token_hash=np.array(columns[5], dtype=np.uint64),
+        window_id=np.array(columns[6], dtype=np.uint64),
+        occurrence=np.array(columns[7], dtype=np.int64),
+        prefix_length=np.array(columns[8], dtype=np.int64),
+    )
+
+
+def occurrence_start(occurrence: Int64[np.ndarray, "W"]) -> Int64[np.ndarray, "W"]:
+    """Tokens of the document before the window."""
+    start: Int64[np.ndarray, "W"] = occurrence & ((1 << _START_BITS) - 1)
+    return start
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBatch:
+    """Sequences of one chunk that the model sees together, longest last.
+
+    Attributes:
+        input_ids: BOS and text, padded on the right.
+        flat_positions: where each text token of the batch lies in the flattened input.
+        windows: the chunk's windows in this batch, in the order of their tokens.
+        window_of_token: for each text token, the number of its window within `windows`.
+        position: the token's place in its window.
+    """
+
+    input_ids: Int32[np.ndarray, "B S"]
+    flat_positions: Int64[np.ndarray, "T"]
+    windows: Int64[np.ndarray, "W"]
+    window_of_token: Int32[np.ndarray, "T"]
+    position: np.ndarray
+    is_special: Bool[np.ndarray, "T"] | None
+
+
+def batch_sequences(
+    chunk: TokenizedChunk, bos: int, pad: int, special: frozenset[int], max_tokens: int
+) -> Iterator[SequenceBatch]:
+    """The chunk's sequences in batches of at most `max_tokens` padded tokens.
+
+    Sequences are ordered by length so that little is padded. The batches depend on the chunk
+    alone. A batch holds at least one sequence, whatever its length.
+    """
+    order = np.argsort(chunk.sequence_length, kind="stable")
+    special_ids = np.array(sorted(special), dtype=np.int32)
+    first_window = np.searchsorted(chunk.window_sequence, np.arange(len(order) + 1))
+    begin = 0
+    while begin < len(order):
+        end = begin + 1
+        while end < len(order):
+            padded = 1 + int(chunk.sequence_length[order[end]])
+            if padded * (end + 1 - begin) > max_tokens:
+                break
+            end += 1
+        yield _build_batch(chunk, order[begin:end], first_window, bos, pad, special_ids)
+        begin = end
+
+
+def _build_batch(
+    chunk: TokenizedChunk,
+    sequences: Int64[np.ndarray, "B"],
+    first_window: Int64[np.ndarray, "Q"],
+    bos: int,
+    pad: int,
+    special_ids: Int32[np.ndarray, "X"],
+) -> SequenceBatch:
+    lengths = chunk.sequence_length[sequences]
+    width = 1 + int(lengths.max())
+    input_ids = np.full((len(sequences), width), pad, dtype=np.int32)
+    input_ids[:, 0] = bos
+    for row, sequence in enumerate(sequences):
+        start, length = chunk.sequence_start[sequence], chunk.sequence_length[sequence]
+        input_ids[row, 1 : 1 + length] = chunk.tokens[start : start + length]
+    windows = np.concatenate([np.arange(first_window[s], first_window[s + 1]) for s in sequences])
+    window_lengths = chunk.window_length[windows]
+    in_sequence = _count_up(lengths)
+    flat_positions = np.repeat(np.arange(len(sequences)) * width + 1, lengths) + in_sequence
+    content = input_ids.reshape(-1)[flat_positions]
+    is_special = np.isin(content, special_ids)
+    return SequenceBatch(
+        input_ids=input_ids,
+        flat_positions=flat_positions,
+        windows=windows,
+        window_of_token=np.repeat(np.arange(len(windows), dtype=np.int32), window_lengths),
+        position=_count_up(window_lengths).astype(np.uint8),
+        is_special=is_special if is_special.any() else None,
+    )
+
+
+def _count_up(lengths: Int64[np.ndarray, "X"]) -> Int64[np.ndarray, "N"]:
+    """0, 1, …, lengths[0]-1, 0, 1, …, lengths[1]-1, and so on."""
+    ends = np.cumsum(lengths)
+    counted: Int64[np.ndarray, "N"] = np.arange(ends[-1] if len(ends) else 0) - np.repeat(
+        ends - lengths, lengths
+    )
+    return counted

@@ -1,0 +1,126 @@
+"""Absorbing: the coordinator turns finished parts into tables, each part once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from .database import get_meta, now, set_meta, transaction
+from .errors import PartConflict
+from .merging import merge_parts
+from .parts import Part, list_parts, read_part
+from .tables import build_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Absorbed:
+    """What an absorption added."""
+
+    n_parts: int
+    n_chunks: int
+    n_tokens: int
+
+
+def absorb_collected(
+    connection: duckdb.DuckDBPyConnection, parts: Path, token_pieces: Callable[[], pa.Table]
+) -> Absorbed:
+    """Absorbs the collected parts that are not in the database yet.
+
+    Args:
+        connection: the working copy.
+        parts: the run's folder of parts.
+        token_pieces: gives an Arrow table (token_id, text, bytes) of the tokenizer's
+            vocabulary; asked once.
+
+    Raises:
+        PartConflict: a part was made under another configuration, or cuts text that is
+            already absorbed in another way.
+    """
+    absorbed_ids = {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
+    found = [p for p in list_parts(parts) if p.stage == "collect"]
+    new = [p for p in found if p.part_id not in absorbed_ids]
+    before = get_meta(connection, "merged_part")
+    if not new:
+        _remove_spent(connection, parts)
+        return Absorbed(0, 0, 0)
+    _refuse_conflicts(connection, new)
+    merged_before = [read_part(parts / before)] if before else []
+    merged = merge_parts(connection, parts, [*merged_before, *new])
+    with transaction(connection):
+        build_tables(connection, merged)
+        _add_pieces(connection, merged, token_pieces)
+        for part in new:
+            connection.execute(
+                "INSERT INTO parts VALUES (?, ?, ?)", [part.part_id, part.stage, now()]
+            )
+            connection.execute(
+                "INSERT INTO chunks SELECT chunk, chunk_id, n_documents, n_windows, n_tokens, ? "
+                f"FROM read_parquet('{part.file('chunks')}')",
+                [part.part_id],
+            )
+        set_meta(connection, "merged_part", merged.part_id)
+        set_meta(connection, "collect_identity", _identity(merged))
+        set_meta(connection, "histogram_edges", json.dumps(merged.manifest["histogram_edges"]))
+    _remove_spent(connection, parts)
+    chunks = [chunk for part in new for chunk in part.manifest["chunks"]]
+    return Absorbed(len(new), len(chunks), sum(chunk["n_tokens"] for chunk in chunks))
+
+
+def _remove_spent(connection: duckdb.DuckDBPyConnection, parts: Path) -> None:
+    """Removes collected parts whose content the merged part holds."""
+    kept = get_meta(connection, "merged_part")
+    absorbed = {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
+    for part in list_parts(parts):
+        spent = part.part_id in absorbed if part.stage == "collect" else part.stage == "merged"
+        if spent and part.part_id != kept:
+            shutil.rmtree(part.folder)
+
+
+def _refuse_conflicts(connection: duckdb.DuckDBPyConnection, new: Sequence[Part]) -> None:
+    identity = get_meta(connection, "collect_identity") or _identity(new[0])
+    taken = dict(connection.execute("SELECT chunk, chunk_id FROM chunks").fetchall())
+    for part in new:
+        if _identity(part) != identity:
+            raise PartConflict(
+                "A part was collected under another configuration than this run's.",
+                where=str(part.folder),
+                found=_identity(part),
+                expected=identity,
+                mend="collect into another folder with --out, or remove the part",
+            )
+        for chunk in part.manifest["chunks"]:
+            if chunk["chunk"] in taken:
+                raise PartConflict(
+                    "A part holds text that is absorbed already, cut in another way.",
+                    where=str(part.folder),
+                    found=f"chunk {chunk['chunk']} as {chunk['chunk_id']}",
+                    expected="chunks that no other part holds",
+                    mend="remove the part",
+                )
+            taken[chunk["chunk"]] = chunk["chunk_id"]
+
+
+def _identity(part: Part) -> str:
+    return json.dumps(part.manifest["identity"], sort_keys=True)
+
+
+def _add_pieces(
+    connection: duckdb.DuckDBPyConnection, merged: Part, token_pieces: Callable[[], pa.Table]
+) -> None:
+    tokenizer = merged.manifest["identity"]["model"]
+    known = "SELECT 1 FROM pieces WHERE tokenizer = ? LIMIT 1"
+    if connection.execute(known, [tokenizer]).fetchall():
+        return
+    connection.register("new_pieces", token_pieces())
+    connection.execute(
+        "INSERT INTO pieces SELECT ?, token_id, text, bytes FROM new_pieces", [tokenizer]
+    )
+    connection.unregister("new_pieces")
+

@@ -1,0 +1,245 @@
+"""The database: one writer's working copy, and the published copy that everyone reads.
+
+DuckDB lets one process write *or* many read. So the coordinator writes `work.duckdb` and,
+after each batch, publishes it: checkpoint, copy, rename onto `scopenote.duckdb`. A reader keeps
+the copy it opened; the next one it opens is newer and just as whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+
+from .errors import NewerDatabase, StoreError
+from .schema import MIGRATIONS, SCHEMA_VERSION
+
+PUBLISHED = "scopenote.duckdb"
+WORK = "work.duckdb"
+
+
+class Store:
+    """A read-only view of a run: tables as DuckDB relations (`.df()`, `.pl()`, `.arrow()`).
+
+    Use it as a context manager, or call `close`.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+
+    def labels(self) -> duckdb.DuckDBPyRelation:
+        """The label in force of each labelled feature, with its headline score."""
+        return self.connection.sql("SELECT * FROM current_labels ORDER BY sae_id, feature")
+
+    def scores(self) -> duckdb.DuckDBPyRelation:
+        """Every score of every label, with the feature and the label's text."""
+        return self.connection.sql(
+            """
+            SELECT l.sae_id, l.feature, l.text, l.explainer, s.*
+            FROM scores s JOIN labels l USING (label_id)
+            ORDER BY l.sae_id, l.feature, s.label_id, s.scorer, s.simulator, s.metric, s.split
+            """
+        )
+
+    def contexts(self, sae: str, feature: int) -> duckdb.DuckDBPyRelation:
+        """One feature's kept windows with their tokens as text.
+
+        `tokens` and `prefix` are lists of strings; `positions` points into `tokens`, from 0.
+        """
+        return self.connection.sql(
+            """
+            WITH kept AS (
+                SELECT c.*, w.doc_id, w.start, w.token_ids, w.prefix_token_ids, w.tokenizer
+                FROM contexts c JOIN windows w USING (window_id)
+                WHERE c.sae_id = $sae AND c.feature = $feature
+            ),
+            needed AS (
+                SELECT DISTINCT tokenizer, unnest(token_ids || prefix_token_ids) AS token_id
+                FROM kept
+            ),
+            texts AS (
+                SELECT map(list(token_id), list(text)) AS text_of
+                FROM pieces SEMI JOIN needed USING (tokenizer, token_id)
+            )
+            SELECT
+                k.split, k.kind, k.rank, k.max_activation, k.weight, k.copies,
+                list_transform(k.token_ids, lambda t: text_of[t]) AS tokens,
+                k.positions, k.activations,
+                list_transform(k.prefix_token_ids, lambda t: text_of[t]) AS prefix,
+                k.doc_id, k.start, k.window_id
+            FROM kept k, texts
+            ORDER BY k.split, k.kind DESC, k.rank
+            """,
+            params={"sae": sae, "feature": feature},
+        )
+
+    def search(self, text: str) -> duckdb.DuckDBPyRelation:
+        """The labels in force whose text or explanation contains this, best scored first."""
+        return self.connection.sql(
+            """
+            SELECT * FROM current_labels
+            WHERE contains(lower(text), lower($text)) OR contains(lower(explanation), lower($text))
+            ORDER BY score DESC NULLS LAST, sae_id, feature
+            """,
+            params={"text": text},
+        )
+
+    def sql(self, query: str, **params: Any) -> duckdb.DuckDBPyRelation:
+        """Any query over the tables of the contract."""
+        return self.connection.sql(query, params=params or None)
+
+    def close(self) -> None:
+        """Lets the file go."""
+        self.connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_store(path: str | Path) -> Store:
+    """Opens a run folder, or its `scopenote.duckdb`, for reading.
+
+    Raises:
+        StoreError: there is no database, or it is damaged.
+        NewerDatabase: a newer version of Scopenote made it.
+    """
+    file = Path(path)
+    file = file / PUBLISHED if file.is_dir() else file
+    if not file.is_file():
+        raise StoreError(
+            "There is no Scopenote database here.",
+            where=str(path),
+            expected=f"a run folder with {PUBLISHED}",
+            mend="make one: scopenote demo, or scopenote run CONFIG --out RUN",
+        )
+    connection = _connect(file, read_only=True)
+    try:
+        check_version(connection, file)
+    except BaseException:
+        connection.close()
+        raise
+    return Store(connection)
+
+
+@contextmanager
+def open_work(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The working copy for its one writer, brought to the newest schema."""
+    file = folder / WORK
+    connection = _connect(file, read_only=False)
+    try:
+        migrate(connection, file)
+        yield connection
+    finally:
+        connection.close()
+
+
+def migrate(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
+    """Applies the migrations that the database lacks, each with its number in one transaction."""
+    applied = check_version(connection, file)
+    for number, migration in enumerate(MIGRATIONS, start=1):
+        if number > applied:
+            with transaction(connection):
+                connection.execute(migration.sql)
+                set_meta(connection, "schema_version", str(number))
+
+
+def check_version(connection: duckdb.DuckDBPyConnection, file: Path) -> int:
+    """How many migrations the database has had.
+
+    Raises:
+        NewerDatabase: more than this version of Scopenote knows.
+        StoreError: it is a DuckDB database, but not one of ours.
+    """
+    tables = {name for (name,) in connection.execute("SHOW TABLES").fetchall()}
+    if not tables:
+        return 0
+    if "meta" not in tables:
+        raise StoreError(
+            "This DuckDB file is not a Scopenote database.",
+            where=str(file),
+            found="tables " + ", ".join(sorted(tables)),
+            expected="a table meta",
+        )
+    version = int(get_meta(connection, "schema_version") or 0)
+    if version > SCHEMA_VERSION:
+        raise NewerDatabase(
+            "The database was made by a newer version of Scopenote.",
+            where=str(file),
+            found=f"schema version {version}",
+            expected=f"at most {SCHEMA_VERSION}",
+            mend="upgrade Scopenote, or work in another folder with --out",
+        )
+    return version
+
+
+def publish(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Gives readers the state as committed, whole: they see the old copy or the new one."""
+    # Without the checkpoint the file lacks what still stands in the write-ahead log.
+    connection.execute("FORCE CHECKPOINT")
+    unfinished = folder / f".{PUBLISHED}.unfinished"
+    shutil.copyfile(folder / WORK, unfinished)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(folder / PUBLISHED)
+
+
+@contextmanager
+def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All of it, or none."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def get_meta(connection: duckdb.DuckDBPyConnection, key: str) -> str | None:
+    """A fact of the database, or None."""
+    # `fetchall`: a result that is not read to its end blocks the connection.
+    rows = connection.execute("SELECT value FROM meta WHERE key = ?", [key]).fetchall()
+    return rows[0][0] if rows else None
+
+
+def set_meta(connection: duckdb.DuckDBPyConnection, key: str, value: str) -> None:
+    """Writes a fact of the database."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
+
+
+def now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)
+
+
+def _connect(file: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+    try:
+        return duckdb.connect(str(file), read_only=read_only)
+    except duckdb.IOException as error:
+        locked = "lock" in str(error)
+        raise StoreError(
+            "The database is in use by another program."
+            if locked
+            else "The database cannot be opened.",
+            where=str(file),
+            found=str(error).splitlines()[0],
+            mend="end that program; to read while a run works, open the run folder's "
+            f"{PUBLISHED}, read-only"
+            if locked
+            else None,
+        ) from error

@@ -1,0 +1,125 @@
+"""Parts: the immutable folders of Parquet files that workers leave for the coordinator.
+
+A part is written under a temporary name and renamed when it is whole, so a part that is seen
+is complete, whatever happened to its writer. `part.json` says what it holds; a part's name
+follows from its content's identity, so that doing the same work twice gives the same part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import StoreError
+
+_MANIFEST = "part.json"
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A finished part on disk.
+
+    Attributes:
+        part_id: its name, unique by content.
+        stage: `collect`, `merged`, `explain` or `score`.
+        folder: where its files are.
+        manifest: what the writer said of it; `identity` decides what it may be combined with.
+    """
+
+    part_id: str
+    stage: str
+    folder: Path
+    manifest: dict[str, Any]
+
+    def file(self, table: str) -> Path:
+        """The Parquet file of one of its tables."""
+        return self.folder / f"{table}.parquet"
+
+
+def write_part(
+    parts: Path, part_id: str, stage: str, tables: dict[str, pa.Table], manifest: dict[str, Any]
+) -> Part:
+    """Writes a part, or finds that it is already there; either way it is whole afterwards."""
+    target = parts / part_id
+    if not (target / _MANIFEST).exists():
+        unfinished = begin_part(parts)
+        for name, table in tables.items():
+            pq.write_table(
+                table,
+                unfinished / f"{name}.parquet",
+                compression="lz4",
+                row_group_size=1 << 18,
+                use_dictionary=["doc_id", "tokenizer"],
+                write_statistics=False,
+            )
+        finish_part(unfinished, target, stage, manifest)
+    return read_part(target)
+
+
+def begin_part(parts: Path) -> Path:
+    """A folder to write a part's files in; it counts for nothing until it is finished."""
+    unfinished = parts / f"{_UNFINISHED}{os.getpid()}-{uuid4().hex[:8]}"
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def finish_part(unfinished: Path, target: Path, stage: str, manifest: dict[str, Any]) -> None:
+    """Writes the manifest and gives the part its name."""
+    content = {"part_id": target.name, "stage": stage, **manifest}
+    (unfinished / _MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    for file in unfinished.iterdir():
+        _flush_to_disk(file)
+    try:
+        unfinished.rename(target)
+    except OSError:
+        if not (target / _MANIFEST).exists():
+            raise
+        # Another worker finished the same part first; its content is the same.
+        shutil.rmtree(unfinished)
+
+
+def read_part(folder: Path) -> Part:
+    """The part in this folder.
+
+    Raises:
+        StoreError: its manifest is missing or damaged.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        return Part(manifest["part_id"], manifest["stage"], folder, manifest)
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(
+            "A part cannot be read.",
+            where=str(folder),
+            found=str(error),
+            expected=f"a folder with {_MANIFEST}",
+            mend="remove the folder; what it held will be worked out again",
+        ) from error
+
+
+def list_parts(parts: Path) -> Iterator[Part]:
+    """All finished parts, by name."""
+    for folder in sorted(parts.iterdir()) if parts.is_dir() else []:
+        if folder.is_dir() and not folder.name.startswith("."):
+            yield read_part(folder)
+
+
+def remove_unfinished(parts: Path) -> None:
+    """Removes what writers that died left behind; only for the holder of the run's lock."""
+    for folder in parts.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(folder)
+
+
+def _flush_to_disk(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())

@@ -1,0 +1,235 @@
+"""Building the tables of a collected corpus from its merged sketch.
+
+The tables are a function of the text absorbed and of nothing else. A window whose token ids are
+kept in an earlier split is left out of the later ones: a label is never scored on text that it
+was written from, also where text repeats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+
+from .merging import per_split
+from .parts import Part
+from .splits import SPLITS
+
+
+def _split_name(column: str) -> str:
+    cases = " ".join(f"WHEN {number} THEN '{split}'" for number, split in enumerate(SPLITS))
+    return f"CASE {column} {cases} END"
+
+
+def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
+    """The tables of a collected corpus, from its merged sketch."""
+    manifest = merged.manifest
+    n_saes = len(manifest["saes"])
+    for table in ("saes", "features", "feature_splits", "windows", "contexts", "background"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE banned (token_hash UBIGINT, window_split UTINYINT)"
+    )
+    _cut_pool(connection, merged)
+    for number in range(n_saes):
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE kept_{number} AS {_NO_CONTEXTS}")
+    for split in range(len(SPLITS)):
+        _keep_split(connection, merged, split)
+    for number, sae in enumerate(manifest["saes"]):
+        _insert_contexts(connection, merged, number, sae["sae_id"])
+        _insert_features(connection, merged, number, sae)
+    _insert_windows(connection, merged)
+    for number in range(n_saes):
+        connection.execute(f"DROP TABLE kept_{number}")
+    connection.execute("DROP TABLE banned; DROP TABLE pool_windows")
+
+
+_NO_CONTEXTS = """
+    SELECT NULL::BIGINT AS file_row_number, NULL::UTINYINT AS split, NULL::VARCHAR AS kind,
+           NULL::INTEGER AS rank, NULL::DOUBLE AS weight_share, NULL::BIGINT AS occurrence WHERE false
+"""
+
+
+def _cut_pool(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE pool_windows AS
+        SELECT p.*, w.window_id FROM read_parquet('{merged.file("pool")}') p
+        JOIN read_parquet('{merged.file("windows")}') w USING (occurrence)
+        """
+    )
+
+
+def _keep_split(connection: duckdb.DuckDBPyConnection, merged: Part, split: int) -> None:
+    """Ranks one split's windows without those that an earlier split keeps, and cuts the reserve."""
+    sizes = merged.manifest["sizes"]
+    connection.execute(
+        f"""
+        DELETE FROM pool_windows WHERE split = {split} AND (
+            token_hash IN (SELECT token_hash FROM banned)
+        );
+        DELETE FROM pool_windows WHERE split = {split} AND token_hash NOT IN (
+            SELECT token_hash FROM pool_windows WHERE split = {split}
+            ORDER BY token_hash LIMIT {sizes["background"][split]}
+        );
+        """
+    )
+    for number in range(len(merged.manifest["saes"])):
+        connection.execute(
+            f"""
+            INSERT INTO kept_{number}
+            WITH allowed AS (
+                SELECT file_row_number, feature, split, token_hash, occurrence, peak, copies,
+                       in_top, in_sample
+                FROM read_parquet('{merged.file(f"contexts-{number}")}', file_row_number = true)
+                WHERE split = {split} AND token_hash NOT IN (SELECT token_hash FROM banned)
+            ),
+            ranked AS (
+                SELECT file_row_number, feature, split, 'top' AS kind, NULL::BIGINT AS copies,
+                       occurrence,
+                       row_number() OVER (PARTITION BY feature ORDER BY peak DESC, occurrence) AS rank
+                FROM allowed WHERE in_top
+                QUALIFY rank <= {sizes["top"][split]}
+                UNION ALL
+                SELECT file_row_number, feature, split, 'sample', copies, occurrence,
+                       row_number() OVER (PARTITION BY feature ORDER BY token_hash) AS rank
+                FROM allowed WHERE in_sample
+                QUALIFY rank <= {sizes["sample"][split]}
+            )
+            SELECT file_row_number, split, kind, rank,
+                   copies / sum(copies) OVER (PARTITION BY feature, kind), occurrence
+            FROM ranked
+            """
+        )
+    kept = " UNION ".join(
+        f"SELECT occurrence FROM kept_{number} WHERE split = {split}"
+        for number in range(len(merged.manifest["saes"]))
+    )
+    connection.execute(
+        f"""
+        INSERT INTO banned
+        SELECT token_hash, {split} FROM read_parquet('{merged.file("windows")}')
+        WHERE occurrence IN ({kept})
+        UNION
+        SELECT token_hash, {split} FROM pool_windows WHERE split = {split}
+        """
+    )
+
+
+def _insert_contexts(
+    connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae_id: str
+) -> None:
+    connection.execute(
+        f"""
+        INSERT INTO contexts
+        SELECT $sae, c.feature, {_split_name("c.split")}, k.kind, k.rank,
+               w.window_id, c.peak, c.positions, c.activations,
+               k.weight_share * n.n_active_windows,
+               CASE WHEN k.kind = 'sample' THEN c.copies END
+        FROM read_parquet('{merged.file(f"contexts-{number}")}', file_row_number = true) c
+        JOIN kept_{number} k USING (file_row_number)
+        JOIN (SELECT occurrence, window_id FROM read_parquet('{merged.file("windows")}')) w
+            ON w.occurrence = c.occurrence
+        JOIN read_parquet('{merged.file(f"counts-{number}")}') n
+            ON n.feature = c.feature AND n.split = c.split
+        ORDER BY c.feature, c.split, k.kind DESC, k.rank
+        """,
+        {"sae": sae_id},
+    )
+    connection.execute(
+        f"""
+        INSERT INTO background
+        SELECT $sae, b.feature, p.window_id, b.positions, b.activations,
+               {_split_name("b.split")}
+        FROM read_parquet('{merged.file(f"background-{number}")}') b
+        JOIN pool_windows p USING (split, token_hash)
+        ORDER BY b.feature, b.split, b.token_hash
+        """,
+        {"sae": sae_id},
+    )
+
+
+def _insert_features(
+    connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae: dict[str, Any]
+) -> None:
+    counts, totals = merged.file(f"counts-{number}"), merged.file("totals")
+    exact = "({0}_whole + {0}_fraction / 4294967296.0)"
+    sample = merged.manifest["kept"]["sample"]
+    connection.execute(
+        f"""
+        INSERT INTO feature_splits
+        SELECT $sae, f.feature, {_split_name("t.split")}, t.n_windows,
+               coalesce(c.n_active_windows, 0), t.n_tokens, coalesce(c.n_active, 0),
+               coalesce({exact.format("sum")}, 0), coalesce({exact.format("sum_sq")}, 0),
+               coalesce(s.threshold, 1)
+        FROM range({sae["width"]}) f(feature)
+        CROSS JOIN read_parquet('{totals}') t
+        LEFT JOIN read_parquet('{counts}') c ON c.feature = f.feature AND c.split = t.split
+        LEFT JOIN (
+            SELECT feature, split, max(token_hash) / 18446744073709551616.0 AS threshold
+            FROM read_parquet('{merged.file(f"contexts-{number}")}') WHERE in_sample
+            GROUP BY feature, split HAVING count(*) >= {per_split(sample)}
+        ) s ON s.feature = f.feature AND s.split = t.split
+        ORDER BY f.feature, t.split
+        """,
+        {"sae": sae["sae_id"]},
+    )
+    connection.execute(
+        f"""
+        INSERT INTO features
+        SELECT $sae, s.feature, sum(s.n_active), sum(s.n_active) / sum(s.n_tokens),
+               coalesce(any_value(f.max_activation), 0),
+               sum(s.sum ORDER BY s.split) / nullif(sum(s.n_active), 0), any_value(f.histogram), NULL, NULL
+        FROM feature_splits s
+        LEFT JOIN read_parquet('{merged.file(f"features-{number}")}') f USING (feature)
+        WHERE s.sae_id = $sae GROUP BY s.feature ORDER BY s.feature
+        """,
+        {"sae": sae["sae_id"]},
+    )
+    connection.execute(
+        f"""
+        INSERT INTO saes
+        WITH fidelity AS (
+            SELECT * FROM read_parquet('{merged.file("fidelity")}') WHERE sae = {number}
+        ),
+        coordinates AS (
+            SELECT chunk, unnest(sum_x) AS x, generate_subscripts(sum_x, 1) AS d FROM fidelity
+        ),
+        means AS (SELECT d, sum(x ORDER BY chunk) AS x FROM coordinates GROUP BY d),
+        sums AS (
+            SELECT sum(n_tokens) AS n, sum(sum_x_sq ORDER BY chunk) AS xx,
+                   sum(sum_error_sq ORDER BY chunk) AS ee
+            FROM fidelity
+        ),
+        variance AS (
+            SELECT xx - (SELECT sum(x * x ORDER BY d) FROM means) / n AS v, ee FROM sums
+        )
+        SELECT $sae, $model, $site, $layer, $width, $source, $content_hash,
+               (SELECT sum(n_active) FROM features WHERE sae_id = $sae)
+                   / (SELECT sum(n_tokens) FROM read_parquet('{totals}')),
+               (SELECT CASE WHEN v > 0 THEN ee / v END FROM variance),
+               (SELECT sum(n_tokens) FROM read_parquet('{totals}'))
+        """,
+        {
+            "sae": sae["sae_id"],
+            **{k: sae[k] for k in ("model", "site", "layer", "width", "source", "content_hash")},
+        },
+    )
+
+
+def _insert_windows(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
+    kept = " UNION ".join(
+        f"SELECT occurrence FROM kept_{number}" for number in range(len(merged.manifest["saes"]))
+    )
+    connection.execute(
+        f"""
+        INSERT INTO windows
+        SELECT w.window_id, w.tokenizer, w.doc_id, {_split_name("w.split")},
+               w.start, w.token_ids, w.prefix_token_ids, p.copies, p.copies IS NOT NULL,
+               w.token_hash
+        FROM read_parquet('{merged.file("windows")}') w
+        LEFT JOIN pool_windows p USING (occurrence)
+        WHERE p.occurrence IS NOT NULL OR w.occurrence IN ({kept})
+        ORDER BY w.occurrence
+        """
+    )
