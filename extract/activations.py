@@ -24,9 +24,9 @@ _BLOCK_VALUES = 1 << 21
 class Firings:
     """Every activation above threshold of one SAE on one batch, by feature, then token."""
 
-    feature: Int32[np.ndarray, "N"]
-    token: Int32[np.ndarray, "N"]
-    value: Float32[np.ndarray, "N"]
+    feature: Int32[np.ndarray, " N"]
+    token: Int32[np.ndarray, " N"]
+    value: Float32[np.ndarray, " N"]
 
     def __len__(self) -> int:
         return len(self.feature)
@@ -87,7 +87,7 @@ def reconstruct(sae: Sae, firings: Firings, n_tokens: int) -> Float[torch.Tensor
 
 def _above(
     pre: Float[torch.Tensor, "R T"], mask: torch.Tensor
-) -> tuple[np.ndarray, Float32[np.ndarray, "N"]]:
+) -> tuple[np.ndarray, Float32[np.ndarray, " N"]]:
     if pre.device.type == "cpu":
         # NumPy's search of a boolean array is several times faster than torch's on a CPU.
         place = np.flatnonzero(mask.numpy())

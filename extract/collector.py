@@ -5,8 +5,7 @@ Nothing here touches the disk: `Collector.finish` gives Arrow tables, which the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,21 +21,16 @@ from .saes import Sae
 from .sites import Site
 from .sketches import BackgroundPool, BatchWindows, FeatureSketch, KeptWindows, SketchSizes
 from .windows import (
-    Chunk,
     SequenceBatch,
     TokenizedChunk,
     WindowShape,
     batch_sequences,
     occurrence_start,
-    tokenize_chunk,
 )
 
 # Tokens at the start of each chunk on which the reconstruction is measured: decoding all of
 # them would cost as much as encoding.
 FIDELITY_TOKENS = 1024
-
-# Chunks tokenized ahead of the model.
-_READ_AHEAD = 2
 
 
 @dataclass(slots=True)
@@ -49,7 +43,7 @@ class FidelitySums:
 
     n_tokens: int
     n_active: int
-    sum_x: Float64[np.ndarray, "D"]
+    sum_x: Float64[np.ndarray, " D"]
     sum_x_sq: float = 0.0
     sum_error_sq: float = 0.0
 
@@ -251,22 +245,6 @@ class Collector:
     def _occurrences(self) -> np.ndarray:
         kept = [rows for sketch in self._sketches for rows in sketch.occurrences]
         return np.unique(np.concatenate([self._pool.occurrence, *kept]))
-
-
-def tokenize_ahead(
-    chunks: Iterable[Chunk], model: SubjectModel, shape: WindowShape
-) -> Iterator[TokenizedChunk]:
-    """The chunks tokenized in a background thread, a few ahead of the consumer."""
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
-        waiting: list[Future[TokenizedChunk]] = []
-        for chunk in chunks:
-            waiting.append(
-                executor.submit(tokenize_chunk, chunk, model.tokenizer, model.name, shape)
-            )
-            if len(waiting) > _READ_AHEAD:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
 
 
 _CHUNKS = pa.schema(

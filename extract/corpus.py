@@ -7,6 +7,7 @@ more than the allowed share, reading stops. Nothing is held but the row at hand.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -302,3 +303,23 @@ def _open(file: Path) -> Any:
 
 
 _READERS = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+
+
+def corpus_source_state(source: CorpusSource, saes: list[Any], max_tokens: int | None) -> str:
+    """A description that changes when the text or the SAEs may have changed.
+
+    Of files the size and time of writing, so that a run that has nothing to do need not read
+    them; of a hub data set its name and revision.
+    """
+    files = _list_files(Path(source.path)) if source.path else []
+    files += [sae.path for sae in saes]
+    return json.dumps(
+        {
+            "corpus": str(source),
+            "python": sys.version if source.standard_library else None,
+            "options": [str(getattr(source, name)) for name in source.__slots__],
+            "files": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
+            "saes": [sae.sae_id for sae in saes],
+            "max_tokens": max_tokens,
+        }
+    )

@@ -54,10 +54,10 @@ class Sae:
 
     source: SaeSource
     encoder: Float[torch.Tensor, "F D"]
-    encoder_bias: Float[torch.Tensor, "F"]
-    threshold: Float[torch.Tensor, "F"]
+    encoder_bias: Float[torch.Tensor, " F"]
+    threshold: Float[torch.Tensor, " F"]
     decoder: Float[torch.Tensor, "F D"]
-    decoder_bias: Float[torch.Tensor, "D"]
+    decoder_bias: Float[torch.Tensor, " D"]
     content_hash: str
 
     @property

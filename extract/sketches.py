@@ -44,17 +44,17 @@ class SketchSizes:
     background: tuple[int, int, int] = (1024, 1024, 4096)
 
     @property
-    def kept_top(self) -> Int64[np.ndarray, "3"]:
+    def kept_top(self) -> Int64[np.ndarray, " 3"]:
         """Top windows in the sketch."""
         return _with_reserve(self.top)
 
     @property
-    def kept_sample(self) -> Int64[np.ndarray, "3"]:
+    def kept_sample(self) -> Int64[np.ndarray, " 3"]:
         """Sampled windows in the sketch."""
         return _with_reserve(self.sample)
 
     @property
-    def kept_background(self) -> Int64[np.ndarray, "3"]:
+    def kept_background(self) -> Int64[np.ndarray, " 3"]:
         """Background windows in the pool."""
         return _with_reserve(self.background)
 
@@ -63,12 +63,12 @@ class SketchSizes:
 class BatchWindows:
     """The windows of one batch: one row each, and where each of the batch's tokens lies."""
 
-    split: Int8[np.ndarray, "W"]
-    token_hash: UInt64[np.ndarray, "W"]
-    occurrence: Int64[np.ndarray, "W"]
-    in_pool: Bool[np.ndarray, "W"]
-    window_of_token: Int32[np.ndarray, "T"]
-    position: UInt8[np.ndarray, "T"]
+    split: Int8[np.ndarray, " W"]
+    token_hash: UInt64[np.ndarray, " W"]
+    occurrence: Int64[np.ndarray, " W"]
+    in_pool: Bool[np.ndarray, " W"]
+    window_of_token: Int32[np.ndarray, " T"]
+    position: UInt8[np.ndarray, " T"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +81,21 @@ class KeptWindows:
         length: how many activations the row has in `position` and `value`.
     """
 
-    slot: Int64[np.ndarray, "K"]
-    token_hash: UInt64[np.ndarray, "K"]
-    occurrence: Int64[np.ndarray, "K"]
-    peak: Float32[np.ndarray, "K"]
-    copies: Int64[np.ndarray, "K"]
-    in_top: Bool[np.ndarray, "K"]
-    in_sample: Bool[np.ndarray, "K"]
-    length: Int64[np.ndarray, "K"]
-    position: UInt8[np.ndarray, "N"]
-    value: Float32[np.ndarray, "N"]
+    slot: Int64[np.ndarray, " K"]
+    token_hash: UInt64[np.ndarray, " K"]
+    occurrence: Int64[np.ndarray, " K"]
+    peak: Float32[np.ndarray, " K"]
+    copies: Int64[np.ndarray, " K"]
+    in_top: Bool[np.ndarray, " K"]
+    in_sample: Bool[np.ndarray, " K"]
+    length: Int64[np.ndarray, " K"]
+    position: UInt8[np.ndarray, " N"]
+    value: Float32[np.ndarray, " N"]
 
     def __len__(self) -> int:
         return len(self.slot)
 
-    def take(self, rows: Int64[np.ndarray, "R"], **replaced: np.ndarray) -> KeptWindows:
+    def take(self, rows: Int64[np.ndarray, " R"], **replaced: np.ndarray) -> KeptWindows:
         """These rows, with some columns replaced."""
         length = self.length[rows]
         places = _spans((np.cumsum(self.length) - self.length)[rows], length)
@@ -115,15 +115,15 @@ class ExactSums:
     adding floats is not, and needs no list of chunks.
     """
 
-    whole: Int64[np.ndarray, "S"]
-    fraction: Int64[np.ndarray, "S"]
+    whole: Int64[np.ndarray, " S"]
+    fraction: Int64[np.ndarray, " S"]
 
     @classmethod
     def zeros(cls, n: int) -> ExactSums:
         """N sums of nothing."""
         return cls(np.zeros(n, np.int64), np.zeros(n, np.int64))
 
-    def add(self, sums: Float64[np.ndarray, "S"]) -> None:
+    def add(self, sums: Float64[np.ndarray, " S"]) -> None:
         """Adds one chunk's sums."""
         whole = np.floor(sums)
         self.whole += whole.astype(np.int64)
@@ -154,10 +154,10 @@ class BackgroundPool:
 
     def admit(
         self,
-        split: Int8[np.ndarray, "W"],
-        token_hash: UInt64[np.ndarray, "W"],
-        occurrence: Int64[np.ndarray, "W"],
-    ) -> Bool[np.ndarray, "W"]:
+        split: Int8[np.ndarray, " W"],
+        token_hash: UInt64[np.ndarray, " W"],
+        occurrence: Int64[np.ndarray, " W"],
+    ) -> Bool[np.ndarray, " W"]:
         """Takes in windows; true for those that are now in the pool (later ones may oust them)."""
         enters = token_hash <= self.threshold[split]
         if enters.any():
@@ -167,7 +167,7 @@ class BackgroundPool:
                 np.concatenate([self.occurrence, occurrence[enters]]),
                 np.concatenate([self.copies, np.ones(int(enters.sum()), np.int64)]),
             )
-        admitted: Bool[np.ndarray, "W"] = token_hash <= self.threshold[split]
+        admitted: Bool[np.ndarray, " W"] = token_hash <= self.threshold[split]
         return admitted
 
     def _rank(
@@ -191,14 +191,14 @@ class _Counts:
     """Additive statistics of an SAE's features."""
 
     n_features: int
-    n_active_windows: Int64[np.ndarray, "S"] = field(init=False)
-    n_active: Int64[np.ndarray, "S"] = field(init=False)
+    n_active_windows: Int64[np.ndarray, " S"] = field(init=False)
+    n_active: Int64[np.ndarray, " S"] = field(init=False)
     sum: ExactSums = field(init=False)
     sum_sq: ExactSums = field(init=False)
     histogram: Int64[np.ndarray, "F H"] = field(init=False)
-    max_activation: Float32[np.ndarray, "F"] = field(init=False)
-    _chunk_sum: Float64[np.ndarray, "S"] = field(init=False)
-    _chunk_sum_sq: Float64[np.ndarray, "S"] = field(init=False)
+    max_activation: Float32[np.ndarray, " F"] = field(init=False)
+    _chunk_sum: Float64[np.ndarray, " S"] = field(init=False)
+    _chunk_sum_sq: Float64[np.ndarray, " S"] = field(init=False)
 
     def __post_init__(self) -> None:
         n_slots = self.n_features * _N_SPLITS
@@ -265,9 +265,9 @@ class FeatureSketch:
         self._n_background_ranked = 0
 
     @property
-    def sample_threshold(self) -> Float64[np.ndarray, "S"]:
+    def sample_threshold(self) -> Float64[np.ndarray, " S"]:
         """The share of the hash range that each slot's sample covers (1: all are in it)."""
-        share: Float64[np.ndarray, "S"] = self._largest_hash.astype(np.float64) / 2.0**64
+        share: Float64[np.ndarray, " S"] = self._largest_hash.astype(np.float64) / 2.0**64
         return share
 
     def add(self, firings: Firings, batch: BatchWindows) -> None:
@@ -325,7 +325,7 @@ class FeatureSketch:
         return self._kept, self._background[0]
 
     @property
-    def occurrences(self) -> list[Int64[np.ndarray, "K"]]:
+    def occurrences(self) -> list[Int64[np.ndarray, " K"]]:
         """Occurrences of windows that are kept or may be."""
         return [rows.occurrence for rows in (self._kept, *self._pending, *self._background)]
 
@@ -383,7 +383,7 @@ class FeatureSketch:
         self._n_background = self._n_background_ranked = len(order)
 
 
-def _with_reserve(sizes: Sequence[int]) -> Int64[np.ndarray, "3"]:
+def _with_reserve(sizes: Sequence[int]) -> Int64[np.ndarray, " 3"]:
     return np.array([size + max(4, size // 4) if size else 0 for size in sizes], np.int64)
 
 
@@ -405,7 +405,7 @@ def _gather(parts: list[KeptWindows]) -> KeptWindows:
     )
 
 
-def _is_first(*keys: np.ndarray) -> Bool[np.ndarray, "K"]:
+def _is_first(*keys: np.ndarray) -> Bool[np.ndarray, " K"]:
     """True where a row differs from the one before it in any key."""
     first = np.ones(len(keys[0]), np.bool_)
     if len(first) > 1:
@@ -415,20 +415,20 @@ def _is_first(*keys: np.ndarray) -> Bool[np.ndarray, "K"]:
     return first
 
 
-def _rank_within(group: np.ndarray) -> Int64[np.ndarray, "K"]:
+def _rank_within(group: np.ndarray) -> Int64[np.ndarray, " K"]:
     """Each row's place among the rows of its group, from 0; groups lie together."""
     starts = np.flatnonzero(_is_first(group))
-    rank: Int64[np.ndarray, "K"] = np.arange(len(group)) - np.repeat(
+    rank: Int64[np.ndarray, " K"] = np.arange(len(group)) - np.repeat(
         starts, np.diff(starts, append=len(group))
     )
     return rank
 
 
 def _spans(
-    starts: Int64[np.ndarray, "R"], lengths: Int64[np.ndarray, "R"]
-) -> Int64[np.ndarray, "N"]:
+    starts: Int64[np.ndarray, " R"], lengths: Int64[np.ndarray, " R"]
+) -> Int64[np.ndarray, " N"]:
     """The places starts[0], starts[0]+1, … of each span, one span after another."""
     ends = np.cumsum(lengths)
-    places: Int64[np.ndarray, "N"] = np.arange(ends[-1] if len(ends) else 0)
+    places: Int64[np.ndarray, " N"] = np.arange(ends[-1] if len(ends) else 0)
     places += np.repeat(starts - (ends - lengths), lengths)
     return places

@@ -80,18 +80,18 @@ class TokenizedChunk:
     index: int
     chunk_id: str
     doc_ids: tuple[str, ...]
-    tokens: Int32[np.ndarray, "N"]
-    sequence_start: Int64[np.ndarray, "Q"]
-    sequence_length: Int64[np.ndarray, "Q"]
-    window_start: Int64[np.ndarray, "W"]
-    window_length: Int64[np.ndarray, "W"]
-    window_sequence: Int64[np.ndarray, "W"]
-    window_document: Int64[np.ndarray, "W"]
-    window_split: Int8[np.ndarray, "W"]
-    token_hash: UInt64[np.ndarray, "W"]
-    window_id: UInt64[np.ndarray, "W"]
-    occurrence: Int64[np.ndarray, "W"]
-    prefix_length: Int64[np.ndarray, "W"]
+    tokens: Int32[np.ndarray, " N"]
+    sequence_start: Int64[np.ndarray, " Q"]
+    sequence_length: Int64[np.ndarray, " Q"]
+    window_start: Int64[np.ndarray, " W"]
+    window_length: Int64[np.ndarray, " W"]
+    window_sequence: Int64[np.ndarray, " W"]
+    window_document: Int64[np.ndarray, " W"]
+    window_split: Int8[np.ndarray, " W"]
+    token_hash: UInt64[np.ndarray, " W"]
+    window_id: UInt64[np.ndarray, " W"]
+    occurrence: Int64[np.ndarray, " W"]
+    prefix_length: Int64[np.ndarray, " W"]
 
     @property
     def n_tokens(self) -> int:
@@ -184,9 +184,9 @@ def tokenize_chunk(
     )
 
 
-def occurrence_start(occurrence: Int64[np.ndarray, "W"]) -> Int64[np.ndarray, "W"]:
+def occurrence_start(occurrence: Int64[np.ndarray, " W"]) -> Int64[np.ndarray, " W"]:
     """Tokens of the document before the window."""
-    start: Int64[np.ndarray, "W"] = occurrence & ((1 << _START_BITS) - 1)
+    start: Int64[np.ndarray, " W"] = occurrence & ((1 << _START_BITS) - 1)
     return start
 
 
@@ -203,11 +203,11 @@ class SequenceBatch:
     """
 
     input_ids: Int32[np.ndarray, "B S"]
-    flat_positions: Int64[np.ndarray, "T"]
-    windows: Int64[np.ndarray, "W"]
-    window_of_token: Int32[np.ndarray, "T"]
+    flat_positions: Int64[np.ndarray, " T"]
+    windows: Int64[np.ndarray, " W"]
+    window_of_token: Int32[np.ndarray, " T"]
     position: np.ndarray
-    is_special: Bool[np.ndarray, "T"] | None
+    is_special: Bool[np.ndarray, " T"] | None
 
 
 def batch_sequences(
@@ -235,11 +235,11 @@ def batch_sequences(
 
 def _build_batch(
     chunk: TokenizedChunk,
-    sequences: Int64[np.ndarray, "B"],
-    first_window: Int64[np.ndarray, "Q"],
+    sequences: Int64[np.ndarray, " B"],
+    first_window: Int64[np.ndarray, " Q"],
     bos: int,
     pad: int,
-    special_ids: Int32[np.ndarray, "X"],
+    special_ids: Int32[np.ndarray, " X"],
 ) -> SequenceBatch:
     lengths = chunk.sequence_length[sequences]
     width = 1 + int(lengths.max())
@@ -264,10 +264,10 @@ def _build_batch(
     )
 
 
-def _count_up(lengths: Int64[np.ndarray, "X"]) -> Int64[np.ndarray, "N"]:
+def _count_up(lengths: Int64[np.ndarray, " X"]) -> Int64[np.ndarray, " N"]:
     """0, 1, …, lengths[0]-1, 0, 1, …, lengths[1]-1, and so on."""
     ends = np.cumsum(lengths)
-    counted: Int64[np.ndarray, "N"] = np.arange(ends[-1] if len(ends) else 0) - np.repeat(
+    counted: Int64[np.ndarray, " N"] = np.arange(ends[-1] if len(ends) else 0) - np.repeat(
         ends - lengths, lengths
     )
     return counted

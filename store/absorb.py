@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -43,9 +42,8 @@ def absorb_collected(
         PartConflict: a part was made under another configuration, or cuts text that is
             already absorbed in another way.
     """
-    absorbed_ids = {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
-    found = [p for p in list_parts(parts) if p.stage == "collect"]
-    new = [p for p in found if p.part_id not in absorbed_ids]
+    absorbed = _absorbed_ids(connection)
+    new = [p for p in list_parts(parts) if p.stage == "collect" and p.part_id not in absorbed]
     before = get_meta(connection, "merged_part")
     if not new:
         _remove_spent(connection, parts)
@@ -57,9 +55,7 @@ def absorb_collected(
         build_tables(connection, merged)
         _add_pieces(connection, merged, token_pieces)
         for part in new:
-            connection.execute(
-                "INSERT INTO parts VALUES (?, ?, ?)", [part.part_id, part.stage, now()]
-            )
+            _record_part(connection, part)
             connection.execute(
                 "INSERT INTO chunks SELECT chunk, chunk_id, n_documents, n_windows, n_tokens, ? "
                 f"FROM read_parquet('{part.file('chunks')}')",
@@ -73,10 +69,55 @@ def absorb_collected(
     return Absorbed(len(new), len(chunks), sum(chunk["n_tokens"] for chunk in chunks))
 
 
+def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: str) -> int:
+    """Absorbs the finished parts of `explain` or `score`, all in one transaction.
+
+    Returns:
+        How many parts were absorbed; they are then removed.
+    """
+    found = [part for part in list_parts(parts) if part.stage == stage]
+    absorbed = _absorbed_ids(connection)
+    new = [part for part in found if part.part_id not in absorbed]
+    if new:
+        with transaction(connection):
+            for table, key in _RESULT_TABLES[stage].items():
+                files = [str(part.file(table)) for part in new]
+                connection.execute(
+                    # A row that is there already is the same row: ids are content hashes.
+                    f"""
+                    INSERT INTO {table} BY NAME
+                    SELECT * FROM read_parquet(?) ANTI JOIN {table} USING ({key})
+                    """,
+                    [files],
+                )
+            for part in new:
+                _record_part(connection, part)
+    for part in found:
+        shutil.rmtree(part.folder)
+    return len(new)
+
+
+_RESULT_TABLES = {
+    "explain": {"labels": "label_id", "label_contexts": "label_id, window_id"},
+    "score": {
+        "scores": "label_id, scorer, simulator, metric, split",
+        "simulations": "label_id, simulator, window_id",
+    },
+}
+
+
+def _absorbed_ids(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
+
+
+def _record_part(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
+    connection.execute("INSERT INTO parts VALUES (?, ?, ?)", [part.part_id, part.stage, now()])
+
+
 def _remove_spent(connection: duckdb.DuckDBPyConnection, parts: Path) -> None:
     """Removes collected parts whose content the merged part holds."""
     kept = get_meta(connection, "merged_part")
-    absorbed = {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
+    absorbed = _absorbed_ids(connection)
     for part in list_parts(parts):
         spent = part.part_id in absorbed if part.stage == "collect" else part.stage == "merged"
         if spent and part.part_id != kept:
@@ -88,11 +129,13 @@ def _refuse_conflicts(connection: duckdb.DuckDBPyConnection, new: Sequence[Part]
     taken = dict(connection.execute("SELECT chunk, chunk_id FROM chunks").fetchall())
     for part in new:
         if _identity(part) != identity:
+            ours, theirs = json.loads(identity), part.manifest["identity"]
+            keys = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
             raise PartConflict(
                 "A part was collected under another configuration than this run's.",
                 where=str(part.folder),
-                found=_identity(part),
-                expected=identity,
+                found=", ".join(f"{key} = {theirs.get(key)}" for key in keys),
+                expected=", ".join(f"{key} = {ours.get(key)}" for key in keys),
                 mend="collect into another folder with --out, or remove the part",
             )
         for chunk in part.manifest["chunks"]:
@@ -123,4 +166,3 @@ def _add_pieces(
         "INSERT INTO pieces SELECT ?, token_id, text, bytes FROM new_pieces", [tokenizer]
     )
     connection.unregister("new_pieces")
-

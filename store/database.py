@@ -95,6 +95,15 @@ class Store:
         """Any query over the tables of the contract."""
         return self.connection.sql(query, params=params or None)
 
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to the same state, for another thread; a context manager."""
+        return self.connection.cursor()
+
+    def token_texts(self) -> dict[int, str]:
+        """The text of every token of the run's tokenizer."""
+        rows = self.connection.execute("SELECT token_id, text FROM pieces").fetchall()
+        return dict(rows)
+
     def close(self) -> None:
         """Lets the file go."""
         self.connection.close()

@@ -49,11 +49,11 @@ class Windows:
         copies: how many occurrences this row stands for.
     """
 
-    window_id: UInt64[np.ndarray, "W"]
-    token_hash: UInt64[np.ndarray, "W"]
-    document: Int64[np.ndarray, "W"]
+    window_id: UInt64[np.ndarray, " W"]
+    token_hash: UInt64[np.ndarray, " W"]
+    document: Int64[np.ndarray, " W"]
     token_ids: Int32[np.ndarray, "W T"]
-    copies: Int64[np.ndarray, "W"]
+    copies: Int64[np.ndarray, " W"]
 
     def __len__(self) -> int:
         return len(self.window_id)
@@ -92,7 +92,7 @@ class Stratum:
         return len(self.windows)
 
     @property
-    def weights(self) -> Float64[np.ndarray, "W"]:
+    def weights(self) -> Float64[np.ndarray, " W"]:
         """How many windows of the population each row stands for; they sum to the total."""
         copies = self.windows.copies.astype(np.float64)
         total = copies.sum()
@@ -186,7 +186,7 @@ class Simulation:
     label_id: str
     simulator: str
     window_id: int
-    predicted: Float32[np.ndarray, "T"] | None
+    predicted: Float32[np.ndarray, " T"] | None
     status: Status = "done"
     reason: str | None = None
 

@@ -1,0 +1,39 @@
+"""Which windows the classic `ev_correlation` is taken over (Bills et al. 2023).
+
+Five of the strongest and five random ones, their tokens concatenated. It is kept for comparison
+with the literature: top-and-random rewards labels that are too broad.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..store.records import FeatureContexts, Stratum, content_hash
+
+N_WINDOWS = 5
+
+Rows = npt.NDArray[np.intp]
+
+
+def draw_random_windows(contexts: FeatureContexts, seed: int, n: int = N_WINDOWS) -> Rows:
+    """Windows drawn uniformly from the whole split: rows of active, then silent, as one table.
+
+    Each of the n is from the active stratum with the probability of that stratum's share of the
+    split's windows; within a stratum windows are drawn without replacement, a window that occurs
+    k times being k times as likely. The draw depends on seed and feature alone, so that all
+    labels of a feature are compared on the same windows.
+    """
+    rng = np.random.default_rng([seed, int(content_hash(str(contexts.feature_id)), 16)])
+    active, silent = contexts.active, contexts.silent
+    population = active.population_windows + silent.population_windows
+    n_active = int(rng.binomial(n, active.population_windows / population)) if population else 0
+    return np.concatenate(
+        [_draw(active, n_active, rng), len(active) + _draw(silent, n - n_active, rng)]
+    )
+
+
+def _draw(stratum: Stratum, n: int, rng: np.random.Generator) -> Rows:
+    """Rows drawn without replacement, in proportion to copies (Efraimidis and Spirakis 2006)."""
+    arrival = rng.standard_exponential(len(stratum)) / stratum.windows.copies
+    return np.argsort(arrival)[:n]

@@ -1,0 +1,120 @@
+"""The windows that a label of a feature is scored on, each once, as one table.
+
+Rows are the active sample, then the silent windows, then those top windows that are not in the
+sample. Left out: what is predicted for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Bool, Float32, Int64, UInt64
+
+from ..store.errors import ScopenoteError
+from ..store.records import FeatureContexts, Windows
+
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredWindows:
+    """One row a window.
+
+    Attributes:
+        windows, truth, is_token: the text, the true activations, where tokens are.
+        n_tokens: how many tokens each window has.
+        n_active, n_silent: how many rows there are of either stratum.
+        top: the rows of the top windows, best first.
+    """
+
+    windows: Windows
+    truth: Float32[np.ndarray, "W T"]
+    is_token: Bool[np.ndarray, "W T"]
+    n_tokens: Int64[np.ndarray, " W"]
+    n_active: int
+    n_silent: int
+    top: Rows
+
+    @property
+    def strata(self) -> tuple[slice, slice]:
+        """The rows of the active and of the silent stratum."""
+        return slice(0, self.n_active), slice(self.n_active, self.n_active + self.n_silent)
+
+    @property
+    def kept(self) -> Rows:
+        """The rows whose predictions are worth keeping: active sample and top windows."""
+        others = np.arange(self.n_active + self.n_silent, len(self.windows))
+        return np.concatenate([np.arange(self.n_active), others])
+
+
+def lay_out(contexts: FeatureContexts) -> ScoredWindows:
+    """Puts the windows of all kinds into one table."""
+    active, silent, top = contexts.active, contexts.silent, contexts.top
+    row_of = {name: row for row, name in enumerate(active.windows.window_id.tolist())}
+    names = top.windows.window_id.tolist()
+    others = [place for place, name in enumerate(names) if name not in row_of]
+    first_other = len(active) + len(silent)
+    row_of.update({names[place]: first_other + i for i, place in enumerate(others)})
+    parts = (active.windows, silent.windows, top.windows.take(np.array(others, dtype=np.intp)))
+    windows = Windows(
+        window_id=np.concatenate([part.window_id for part in parts]),
+        token_hash=np.concatenate([part.token_hash for part in parts]),
+        document=np.concatenate([part.document for part in parts]),
+        token_ids=np.concatenate([part.token_ids for part in parts]),
+        copies=np.concatenate([part.copies for part in parts]),
+    )
+    is_token = windows.is_token
+    truths = (active.activations, silent.activations, top.activations[others])
+    return ScoredWindows(
+        windows=windows,
+        truth=np.concatenate(truths),
+        is_token=is_token,
+        n_tokens=(is_token @ np.ones(is_token.shape[1])).astype(np.int64),  # faster than sum()
+        n_active=len(active),
+        n_silent=len(silent),
+        top=np.array([row_of[name] for name in names], dtype=np.intp),
+    )
+
+
+def require_unseen(explain: FeatureContexts, score: FeatureContexts) -> None:
+    """Refuses to score on text that the label may have been written from.
+
+    Raises:
+        ScopenoteError: a window's token ids occur in both, or the contexts do not belong together.
+    """
+    if explain.split != "explain" or score.split == "explain":
+        raise ScopenoteError(
+            "A label is written from `explain` and scored on another split",
+            where=str(score.feature_id),
+            found=f"written from `{explain.split}`, to be scored on `{score.split}`",
+            expected="written from `explain`, scored on `select` or `score`",
+        )
+    if explain.feature_id != score.feature_id:
+        raise ScopenoteError(
+            "The contexts are those of two different features",
+            found=f"{explain.feature_id} and {score.feature_id}",
+        )
+    seen, scored = (
+        np.concatenate([part.windows.token_hash for part in (each.active, each.silent, each.top)])
+        for each in (explain, score)
+    )
+    leaked = _count_shared(seen, scored)
+    if leaked:
+        raise ScopenoteError(
+            "Windows to be scored are among those that the label was written from",
+            where=str(score.feature_id),
+            found=f"{leaked} of {len(scored)} windows of `{score.split}` also in `explain`",
+            expected="no text in two splits",
+            mend="collect the contexts again into a new run folder: scopenote collect",
+        )
+
+
+def _count_shared(seen: UInt64[np.ndarray, " S"], scored: UInt64[np.ndarray, " W"]) -> int:
+    """How many of the scored hashes were seen."""
+    if not len(seen):
+        return 0
+    seen = np.sort(seen)
+    place = np.minimum(np.searchsorted(seen, scored), len(seen) - 1)
+    return int((seen[place] == scored).sum())

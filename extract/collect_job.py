@@ -1,0 +1,160 @@
+"""One collection: the model, the SAEs and the text that a run's parts are made from."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..store.errors import CorpusError
+from ..store.records import content_hash
+from .collector import CollectedPart, Collector
+from .models import SubjectModel
+from .saes import Sae
+from .sketches import HISTOGRAM_EDGES, SketchSizes
+from .windows import Chunk, TokenizedChunk, WindowShape, tokenize_chunk
+
+# Chunks tokenized ahead of the model, in a thread of their own.
+_READ_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedChunk:
+    """A chunk that is in the store already."""
+
+    chunk_id: str
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectJob:
+    """What decides the content of a collected part, beside its text."""
+
+    model: SubjectModel
+    saes: list[Sae]
+    shape: WindowShape
+    sizes: SketchSizes
+    max_batch_tokens: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What parts must share to be merged."""
+        return {
+            "model": self.model.name,
+            "model_hash": self.model.content_hash,
+            "saes": {sae.sae_id: sae.content_hash for sae in self.saes},
+            "dtype": str(self.model.network.dtype),
+            "max_batch_tokens": self.max_batch_tokens,
+            **asdict(self.shape),
+            **asdict(self.sizes),
+        }
+
+    def manifest(self, chunks: list[dict[str, Any]], threads: int) -> dict[str, Any]:
+        """What a part of these chunks says of itself; `chunks` are rows of its chunks table."""
+        sizes = self.sizes
+        return {
+            "identity": self.identity,
+            "chunks": chunks,
+            "saes": [
+                {
+                    "sae_id": sae.sae_id,
+                    "model": self.model.name,
+                    "site": sae.site.kind,
+                    "layer": sae.site.layer,
+                    "width": sae.width,
+                    "source": sae.source.source,
+                    "content_hash": sae.content_hash,
+                }
+                for sae in self.saes
+            ],
+            "sizes": asdict(sizes),
+            "kept": {
+                "top": sizes.kept_top.tolist(),
+                "sample": sizes.kept_sample.tolist(),
+                "background": sizes.kept_background.tolist(),
+            },
+            "histogram_edges": HISTOGRAM_EDGES,
+            "device": str(self.model.device),
+            # Floating point is the same only on machines of one kind with as many threads.
+            "threads": threads,
+        }
+
+    def part_id(self, chunks: list[dict[str, Any]]) -> str:
+        """The name of the part that holds these chunks."""
+        numbers = [chunk["chunk"] for chunk in chunks]
+        content = content_hash([self.identity, [chunk["chunk_id"] for chunk in chunks]])
+        return f"collect-{min(numbers):06d}-{max(numbers):06d}-{content}"
+
+    def collect(self, chunks: Iterable[TokenizedChunk]) -> Iterator[CollectedPart | int]:
+        """Collects the chunks: gives each one's tokens as it is done, and the part at last."""
+        collector = Collector(self.model, self.saes, self.shape, self.sizes, self.max_batch_tokens)
+        for chunk in chunks:
+            collector.add_chunk(chunk)
+            yield chunk.n_tokens
+        yield collector.finish()
+
+    def pending_chunks(
+        self,
+        chunks: Iterable[Chunk],
+        collected: Mapping[int, CollectedChunk],
+        max_tokens: int | None,
+    ) -> Iterator[TokenizedChunk]:
+        """The chunks still to collect, tokenized ahead of their use.
+
+        Args:
+            chunks: the whole corpus, from its beginning.
+            collected: the chunks that are in the store, by number; passed over.
+            max_tokens: no chunk is given once those before it, collected ones counted, have
+                as many tokens.
+
+        Raises:
+            CorpusError: a collected chunk is no longer what it was.
+        """
+        total = 0
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
+            for waiting in self._ahead(executor, chunks, collected):
+                if isinstance(waiting, CollectedChunk):
+                    total += waiting.n_tokens
+                else:
+                    tokenized = waiting.result()
+                    total += tokenized.n_tokens
+                    yield tokenized
+                if max_tokens is not None and total >= max_tokens:
+                    return
+
+    def _ahead(
+        self,
+        executor: ThreadPoolExecutor,
+        chunks: Iterable[Chunk],
+        collected: Mapping[int, CollectedChunk],
+    ) -> Iterator[CollectedChunk | Future[TokenizedChunk]]:
+        waiting: deque[CollectedChunk | Future[TokenizedChunk]] = deque()
+        for chunk in chunks:
+            known = collected.get(chunk.index)
+            if known is None:
+                waiting.append(
+                    executor.submit(
+                        tokenize_chunk, chunk, self.model.tokenizer, self.model.name, self.shape
+                    )
+                )
+            else:
+                _require_same(chunk, known)
+                waiting.append(known)
+            if len(waiting) > _READ_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+
+def _require_same(chunk: Chunk, known: CollectedChunk) -> None:
+    if chunk.chunk_id == known.chunk_id:
+        return
+    raise CorpusError(
+        "The corpus has changed since this run folder collected it.",
+        where=f"chunk {chunk.index}: 256 documents from number {chunk.index * 256}, "
+        f"the first beginning {chunk.documents[0].text[:40]!r}",
+        found=f"content {chunk.chunk_id}",
+        expected=f"content {known.chunk_id}",
+        mend="restore the text, or collect into another folder with --out",
+    )

@@ -1,0 +1,70 @@
+"""Cutting features into tasks, running the tasks, and what every stage asks first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+from prefect.futures import as_completed
+from prefect.utilities.annotations import quote
+
+from ..store.database import open_work, publish
+from ..store.errors import StoreError
+from ..store.run_folder import RunFolder
+
+
+def worker_threads() -> int:
+    """Threads that explain or score at once: one a processor."""
+    return os.cpu_count() or 1
+
+
+T = TypeVar("T")
+
+
+def as_is(value: T) -> T:
+    """Hands a value to a task without Prefect searching it for the results of other tasks."""
+    return cast(T, quote(value))
+
+
+def task_ranges(missing: Mapping[str, list[int]], size: int) -> Iterator[tuple[str, range]]:
+    """Runs of consecutive missing features, at most `size` long, SAE by SAE.
+
+    A run never crosses a multiple of `size`, so that what was interrupted is cut the same way.
+    """
+    for sae_id, features in missing.items():
+        begin = 0
+        for end in range(1, len(features) + 1):
+            is_last = end == len(features)
+            if (
+                is_last
+                or features[end] != features[end - 1] + 1
+                or features[end] // size != features[begin] // size
+            ):
+                yield sae_id, range(features[begin], features[end - 1] + 1)
+                begin = end
+
+
+def finish_as_completed(futures: Iterable[Any]) -> Iterator[Any]:
+    """The tasks' results as they come; at the first failure the others are left unstarted."""
+    waiting = list(futures)
+    for future in as_completed(waiting):
+        yield future.result()
+
+
+def require_collected(folder: RunFolder) -> None:
+    """Makes sure that there is something to explain or score, and that readers can see it.
+
+    Raises:
+        StoreError: nothing has been collected.
+    """
+    with open_work(folder.path) as work:
+        if not work.execute("SELECT 1 FROM features LIMIT 1").fetchall():
+            raise StoreError(
+                "This run has collected nothing yet.",
+                where=str(folder.path),
+                expected="the contexts of at least one SAE",
+                mend=f"scopenote collect {folder.path}",
+            )
+        if not folder.database.exists():
+            publish(work, folder.path)

@@ -1,0 +1,136 @@
+"""The flow that reads the corpus through the model and keeps what each feature responds to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+import pyarrow as pa
+import torch
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from ..extract.collect_job import CollectedChunk, CollectJob
+from ..extract.collector import CollectedPart
+from ..extract.corpus import Document, RowCounts, corpus_source_state, read_documents
+from ..extract.models import load_token_pieces
+from ..extract.windows import TokenizedChunk, cut_chunks
+from ..store.absorb import absorb_collected
+from ..store.collected import Collected, mark_complete, read_collected
+from ..store.database import open_work, publish
+from ..store.parts import remove_unfinished, write_part
+from ..store.run_folder import RunFolder, clear_disk_errors
+from .batches import as_is
+from .collect_job import corpus_source, load_collect_job, sae_sources
+from .config import Config
+from .progress import Progress, Stage
+from .recorded_runs import recorded_run
+from .reports import StageReport
+
+
+@flow(name="collect-contexts", validate_parameters=False)
+def collect_contexts(config: Config, folder: RunFolder, progress: Progress) -> StageReport:
+    """Collects what is missing of the corpus and publishes the tables.
+
+    Every part of some chunks is a task; one at a time, because the model uses the whole
+    machine. A part that is finished stays finished, whatever happens to the next.
+    """
+    started = time.monotonic()
+    with recorded_run("collect", config, folder) as run, clear_disk_errors(folder.path):
+        source, saes = corpus_source(config), sae_sources(config)
+        state = corpus_source_state(source, saes, config.corpus.max_tokens)
+        remove_unfinished(folder.parts)
+        before, counts = _read(folder), RowCounts()
+        if before.complete_state != state:
+            job = load_collect_job(config, saes)
+            _collect_rest(job, read_documents(source, counts), config, folder, progress)
+            with open_work(folder.path) as work:
+                mark_complete(work, state)
+                publish(work, folder.path)
+        run.stages.append(
+            StageReport(
+                stage="collect",
+                unit="tokens",
+                done=_read(folder).n_tokens - before.n_tokens,
+                already_done=before.n_tokens,
+                seconds=time.monotonic() - started,
+                notes=_notes(counts),
+            )
+        )
+        return run.stages[-1]
+
+
+def _collect_rest(
+    job: CollectJob,
+    documents: Iterator[Document],
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+) -> None:
+    """Collects and absorbs the chunks that are not in the database."""
+    pieces = partial(_token_pieces, job)
+    _absorb(folder, pieces)  # what a run that died had finished
+    before = _read(folder)
+    max_tokens = config.corpus.max_tokens
+    chunks = job.pending_chunks(cut_chunks(documents), _known(before), max_tokens)
+    left = max(max_tokens - before.n_tokens, 0) if max_tokens else None
+    with progress.stage("collect", total=left, unit="tokens") as stage:
+        for group in _groups(chunks, config.collect.chunks_per_part):
+            collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage))
+        _absorb(folder, pieces)
+
+
+@task(name="collect-part", cache_policy=NO_CACHE, persist_result=False)
+def collect_part(
+    job: CollectJob, chunks: Iterator[TokenizedChunk], folder: RunFolder, stage: Stage
+) -> str:
+    """Collects these chunks into one part; gives its name."""
+    for result in job.collect(chunks):
+        if isinstance(result, CollectedPart):
+            rows: list[dict[str, Any]] = result.tables["chunks"].to_pylist()
+            manifest = job.manifest(rows, torch.get_num_threads())
+            name = job.part_id(rows)
+            write_part(folder.parts, name, "collect", result.tables, manifest)
+            return name
+        stage.advance(result)
+    raise AssertionError("a collection ends with its part")
+
+
+def _groups(chunks: Iterator[TokenizedChunk], size: int) -> Iterator[Iterator[TokenizedChunk]]:
+    """Consecutive chunks, read only as they are used, so that tokenizing runs ahead."""
+    for first in chunks:
+        yield chain([first], islice(chunks, size - 1))
+
+
+def _read(folder: RunFolder) -> Collected:
+    with open_work(folder.path) as work:
+        return read_collected(work)
+
+
+def _absorb(folder: RunFolder, pieces: Callable[[], pa.Table]) -> None:
+    with open_work(folder.path) as work:
+        absorb_collected(work, folder.parts, pieces)
+
+
+def _known(collected: Collected) -> dict[int, CollectedChunk]:
+    return {
+        number: CollectedChunk(chunk.chunk_id, chunk.n_tokens)
+        for number, chunk in collected.chunks.items()
+    }
+
+
+def _token_pieces(job: CollectJob) -> pa.Table:
+    ids, texts, contents = zip(*load_token_pieces(job.model.tokenizer), strict=True)
+    return pa.table({"token_id": ids, "text": texts, "bytes": contents})
+
+
+def _notes(counts: RowCounts) -> tuple[str, ...]:
+    notes = []
+    if counts.n_bad:
+        notes.append(f"{counts.n_bad:,} bad rows skipped: {counts.describe_bad()}")
+    if counts.empty:
+        notes.append(f"{counts.empty:,} empty rows skipped")
+    return tuple(notes)

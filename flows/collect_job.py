@@ -1,0 +1,90 @@
+"""From a configuration to what the extract room works with: model, SAEs, corpus."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from ..extract.collect_job import CollectJob
+from ..extract.corpus import CorpusSource
+from ..extract.models import TOY, load_model, model_name
+from ..extract.saes import SaeSource, load_sae, locate_sae
+from ..extract.sketches import SketchSizes
+from ..extract.windows import WindowShape
+from ..store.errors import ConfigurationError
+from ..store.splits import SPLITS
+from .config import Config
+
+
+def corpus_source(config: Config) -> CorpusSource:
+    """The text that the configuration names."""
+    corpus = config.corpus
+    return CorpusSource(
+        path=corpus.path,
+        dataset=corpus.dataset,
+        dataset_config=corpus.dataset_config,
+        dataset_split=corpus.dataset_split,
+        revision=corpus.revision,
+        standard_library=corpus.standard_library,
+        text_field=corpus.text_field,
+        text_unit=corpus.text_unit,
+        max_bad_share=corpus.max_bad_share,
+    )
+
+
+def sae_sources(config: Config) -> list[SaeSource]:
+    """The SAEs that the configuration names; the toy's own where it names none.
+
+    Raises:
+        SaeError: one is not there, or does not say what it reads.
+        ConfigurationError: two of them have the same id.
+    """
+    model = model_name(config.model.name)
+    if not config.saes.paths and config.model.name == TOY:
+        folder = Path(str(files("scopenote.extract.toy").joinpath("saes")))
+        return [locate_sae(str(file), model) for file in sorted(folder.rglob("params.npz"))]
+    sources = [
+        locate_sae(entry.path, model, entry.site, entry.layer) for entry in config.saes.paths
+    ]
+    ids = [source.sae_id for source in sources]
+    twice = sorted({sae_id for sae_id in ids if ids.count(sae_id) > 1})
+    if twice:
+        raise ConfigurationError(
+            "Two SAEs have the same id.",
+            where="[saes] paths",
+            found=", ".join(twice),
+            expected="each SAE once",
+            mend="remove one, or rename its folder",
+        )
+    return sources
+
+
+def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
+    """Loads the model, as deep as the SAEs need it, and the SAEs."""
+    model = load_model(
+        config.model.name,
+        [source.site for source in sources],
+        config.model.device,
+        config.model.dtype,
+    )
+    kept = [config.collect.kept(split) for split in SPLITS]
+    return CollectJob(
+        model=model,
+        saes=[load_sae(source, model.config).to(model.device) for source in sources],
+        shape=WindowShape(
+            window_tokens=config.collect.window_tokens,
+            prefix_tokens=config.collect.prefix_tokens,
+            sequence_tokens=config.collect.sequence_tokens,
+            seed=config.collect.seed,
+        ),
+        sizes=SketchSizes(
+            top=(kept[0].top, kept[1].top, kept[2].top),
+            sample=(kept[0].sample, kept[1].sample, kept[2].sample),
+            background=(
+                kept[0].background_windows,
+                kept[1].background_windows,
+                kept[2].background_windows,
+            ),
+        ),
+        max_batch_tokens=config.model.max_batch_tokens,
+    )

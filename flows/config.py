@@ -1,0 +1,537 @@
+"""The configuration of a run: what may be set, its defaults, and how a wrong value is answered.
+
+A configuration is TOML. Every setting and its default stands here and nowhere else; the
+descriptions become the comments of `run.toml`. Relative paths are taken from the folder of the
+file they are written in. What a path holds is the business of those who read it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from ..store.errors import ConfigurationError
+from ..store.splits import Split
+
+TOY = "toy"
+CHUNK_DOCUMENTS = 256
+"""Documents in a chunk, the unit that is absorbed once; never a setting, so that runs agree."""
+
+Site = Literal["res", "mlp", "att"]
+Explainer = Literal["token_lookup"]
+Simulator = Literal["token_lookup"]
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the configuration: fixed once read, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSection(Section):
+    """The language model."""
+
+    name: Text = Field(description='a hub id, a local folder, or "toy" (the embedded one)')
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")] = (
+        Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1", "xpu" or "mps"')
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description='"auto" (float32 on a CPU), "float32" or "bfloat16"'
+    )
+    max_batch_tokens: Positive = Field(default=8192, description="tokens in one forward pass")
+
+
+class SaeEntry(Section):
+    """One SAE, or a folder of them."""
+
+    path: Text = Field(description="params.npz, a folder that holds it, or a path on the hub")
+    site: Site | None = Field(
+        default=None, description="where the model is read, if the path is silent"
+    )
+    layer: Count | None = Field(default=None, description="the layer, if the path is silent")
+
+
+class SaesSection(Section):
+    """The sparse autoencoders whose features are labelled."""
+
+    paths: Annotated[tuple[SaeEntry, ...], Field(strict=False)] = Field(
+        default=(),
+        description="the SAEs: paths, or tables {path, site, layer}; empty: those of the toy",
+    )
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _accept_bare_paths(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"path": entry} if isinstance(entry, str) else entry for entry in value]
+
+    @field_serializer("paths")
+    def _write_bare_paths(self, paths: tuple[SaeEntry, ...]) -> list[str | dict[str, object]]:
+        tables = [entry.model_dump(exclude_none=True) for entry in paths]
+        return [table["path"] if len(table) == 1 else table for table in tables]
+
+
+class CorpusSection(Section):
+    """The text: exactly one of `path`, `dataset` and `standard_library`."""
+
+    path: Text | None = Field(
+        default=None, description="a .txt, .jsonl or .parquet file, or a folder"
+    )
+    dataset: Text | None = Field(default=None, description="a data set's name on the hub")
+    dataset_config: Text | None = Field(default=None, description="the data set's configuration")
+    dataset_split: Text = Field(default="train", description="the data set's split")
+    revision: Text | None = Field(default=None, description="the data set's revision")
+    standard_library: bool = Field(
+        default=False, description="read the documentation and source of this Python's library"
+    )
+    text_field: Text = Field(default="text", description="the field or column that holds the text")
+    text_unit: Literal["paragraph", "line", "file"] = Field(
+        default="paragraph",
+        description='what of a .txt is a document: "paragraph", "line" or "file"',
+    )
+    max_tokens: Positive | None = Field(
+        default=None, description="stop after the chunk in which this many tokens are reached"
+    )
+    max_bad_share: Share = Field(
+        default=0.01,
+        description="share of bad rows (counted and skipped) above which the run stops",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("path", "dataset") if getattr(self, name) is not None]
+        given += ["standard_library"] * self.standard_library
+        if len(given) != 1:
+            raise _problem(
+                "exactly one of `path`, `dataset` and `standard_library = true`",
+                found=" and ".join(given) or "none of them",
+            )
+        for name in ("dataset_config", "revision"):
+            if self.dataset is None and getattr(self, name) is not None:
+                raise _problem(f"`{name}` only beside `dataset`", found=f"`{name}` without it")
+        return self
+
+
+class KeptInExplain(Section):
+    """What is kept of the split that labels are written from."""
+
+    top: Count = Field(default=20, description="windows with the highest peaks, per feature")
+    sample: Positive = Field(
+        default=20, description="windows drawn from all active ones, per feature"
+    )
+    background_windows: Positive = Field(
+        default=1024, description="windows whose every feature is kept"
+    )
+
+
+class KeptInSelect(Section):
+    """What is kept of the split on which the best label is chosen."""
+
+    top: Count = Field(default=10, description="windows with the highest peaks, per feature")
+    sample: Positive = Field(
+        default=30, description="windows drawn from all active ones, per feature"
+    )
+    background_windows: Positive = Field(
+        default=1024, description="windows whose every feature is kept"
+    )
+
+
+class KeptInScore(Section):
+    """What is kept of the split on which labels are scored."""
+
+    top: Count = Field(default=20, description="windows with the highest peaks, per feature")
+    sample: Positive = Field(
+        default=60, description="windows drawn from all active ones, per feature"
+    )
+    background_windows: Positive = Field(
+        default=4096, description="windows whose every feature is kept"
+    )
+
+
+class CollectSection(Section):
+    """How text becomes windows, and what is kept of them."""
+
+    seed: Seed = Field(default=0, description="draws the samples and the background")
+    # A position inside a window is stored in one byte.
+    window_tokens: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=64, description="tokens in a window"
+    )
+    prefix_tokens: Count = Field(
+        default=64, description="tokens before a window that are shown with it"
+    )
+    sequence_tokens: Annotated[int, Field(ge=2)] = Field(
+        default=1024, description="tokens that the model sees at once, BOS included"
+    )
+    chunks_per_part: Positive = Field(default=16, description="chunks of 256 documents in one part")
+    explain: KeptInExplain = KeptInExplain()
+    select: KeptInSelect = KeptInSelect()
+    score: KeptInScore = KeptInScore()
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        if self.sequence_tokens <= self.window_tokens:
+            raise _problem(
+                "`sequence_tokens` greater than `window_tokens` (BOS takes a place)",
+                found=f"{self.sequence_tokens} and {self.window_tokens}",
+            )
+        return self
+
+    def kept(self, split: Split) -> KeptInExplain | KeptInSelect | KeptInScore:
+        """What is kept of this split."""
+        kept: dict[Split, KeptInExplain | KeptInSelect | KeptInScore] = {
+            "explain": self.explain,
+            "select": self.select,
+            "score": self.score,
+        }
+        return kept[split]
+
+
+class ExplainSection(Section):
+    """How labels are written."""
+
+    explainers: Annotated[tuple[Explainer, ...], Field(strict=False, min_length=1)] = Field(
+        default=("token_lookup",), description="each proposes a label for every feature"
+    )
+    features_per_task: Positive = Field(default=256, description="features in one task")
+
+
+class ScoreSection(Section):
+    """How labels are scored."""
+
+    simulators: Annotated[tuple[Simulator, ...], Field(strict=False, min_length=1)] = Field(
+        default=("token_lookup",), description="each predicts activations from the label"
+    )
+    resamples: Annotated[int, Field(ge=100)] = Field(
+        default=1000, description="bootstrap resamples behind an interval"
+    )
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.95, description="how often an interval should hold the truth"
+    )
+    seed: Seed = Field(default=0, description="draws the resamples and the silent windows")
+    silent_windows: Positive | Literal["all"] = Field(
+        default=2000,
+        description='background windows simulated per feature where it is off, or "all"',
+    )
+    features_per_task: Positive = Field(default=128, description="features in one task")
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    model: ModelSection
+    saes: SaesSection = SaesSection()
+    corpus: CorpusSection
+    collect: CollectSection = CollectSection()
+    explain: ExplainSection = ExplainSection()
+    score: ScoreSection = ScoreSection()
+
+    @model_validator(mode="after")
+    def _model_has_saes(self) -> Self:
+        if not self.saes.paths and self.model.name != TOY:
+            raise _problem(
+                "at least one path in `saes.paths` (only the toy brings its own)",
+                found="no SAE",
+            )
+        return self
+
+    def to_toml(self) -> str:
+        """This configuration as TOML, every setting explained; `load_config` reads it back."""
+        return "\n".join(_toml_lines(self)) + "\n"
+
+
+def demo_config(max_tokens: int = 600_000) -> Config:
+    """The job of `scopenote demo`: the embedded toy on this Python's standard library."""
+    return Config(
+        model=ModelSection(name=TOY),
+        corpus=CorpusSection(standard_library=True, max_tokens=max_tokens),
+        score=ScoreSection(silent_windows="all"),
+    )
+
+
+def load_config(path: Path | str) -> Config:
+    """The configuration in a TOML file.
+
+    Raises:
+        ConfigurationError: for the first thing that is wrong, with what would be right.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            "There is no such configuration file.", where=str(path), mend="check the path"
+        ) from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise ConfigurationError(
+            "The configuration file cannot be read.", where=str(path), found=error.strerror
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            "The configuration file is not UTF-8 text.",
+            where=f"{path}, byte {error.start}",
+            found=f"0x{error.object[error.start]:02x}",
+            mend="save it as UTF-8",
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(
+            "The configuration file is not valid TOML.",
+            where=str(path),
+            found=str(error),
+            mend="correct that line; the syntax is described at https://toml.io",
+        ) from error
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, path, content) from error
+    return _with_absolute_paths(config, path.resolve().parent)
+
+
+def differing_keys(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two configurations differ, with both values."""
+    ours, theirs = (dict(_flatten(config.model_dump(mode="json"))) for config in (one, other))
+    return {
+        key: (ours.get(key), theirs.get(key))
+        for key in [*ours, *(set(theirs) - set(ours))]
+        if ours.get(key) != theirs.get(key)
+    }
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _with_absolute_paths(config: Config, folder: Path) -> Config:
+    """Local paths from `folder`; what does not exist and does not look local is the hub's."""
+
+    def resolve(path: str) -> str:
+        local = folder / Path(path).expanduser()
+        looks_local = path.startswith((".", "/", "~")) or path.endswith(".npz")
+        return os.path.normpath(local) if looks_local or local.exists() else path
+
+    corpus_path = config.corpus.path
+    if corpus_path is not None:
+        corpus_path = os.path.normpath(folder / Path(corpus_path).expanduser())
+    entries = tuple(
+        entry.model_copy(update={"path": resolve(entry.path)}) for entry in config.saes.paths
+    )
+    name = config.model.name
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(
+                update={"name": name if name == TOY else resolve(name)}
+            ),
+            "saes": config.saes.model_copy(update={"paths": entries}),
+            "corpus": config.corpus.model_copy(update={"path": corpus_path}),
+        }
+    )
+
+
+# --- writing ------------------------------------------------------------------------------
+
+
+def _toml_lines(config: Config) -> Iterator[str]:
+    yield "# The configuration of a run as Scopenote resolved it: every setting and its value."
+    yield from _table_lines(config, ())
+
+
+def _table_lines(section: BaseModel, header: tuple[str, ...]) -> Iterator[str]:
+    values = section.model_dump(exclude_none=True)
+    fields = type(section).model_fields
+    tables = [name for name in fields if isinstance(getattr(section, name), BaseModel)]
+    if header:
+        yield ""
+        yield f"[{'.'.join(header)}]"
+    settings = {
+        f"{name} = {_toml_value(values[name])}": field.description
+        for name, field in fields.items()
+        if name in values and name not in tables
+    }
+    margin = max((len(setting) for setting in settings if len(setting) <= 40), default=0)
+    for setting, description in settings.items():
+        yield f"{setting:<{margin}}  # {description}"
+    for name in tables:
+        yield from _table_lines(getattr(section, name), (*header, name))
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items())
+        return f"{{{pairs}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    # TOML's basic strings are JSON's, but for the DEL character, which it wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+# --- answering what is wrong --------------------------------------------------------------
+
+
+def _problem(expected: str, found: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{expected}", {"expected": expected, "found": found})
+
+
+def _explain(error: ValidationError, path: Path, content: Mapping[str, Any]) -> ConfigurationError:
+    """The first problem in full; the keys of the others so that one edit mends them all."""
+    problems: dict[str, list[ErrorDetails]] = {}
+    # A misspelt key comes before the key that is missing for it.
+    for details in sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden"):
+        problems.setdefault(_dotted_key(details["loc"], content), []).append(details)
+    (key, first), *others = problems.items()
+    answer = _answer(key, first, path)
+    if others:
+        more = ", ".join(f"`{key}`" for key, _ in others)
+        answer.mend = f"{answer.mend or 'correct it'}; also wrong: {more}"
+    return answer
+
+
+def _answer(key: str, problems: list[ErrorDetails], path: Path) -> ConfigurationError:
+    details = problems[0]
+    where = f"{path}, key `{key}`" if key else str(path)
+    match details["type"]:
+        case "extra_forbidden":
+            allowed = _keys_beside(key)
+            name = key.rpartition(".")[2]
+            near = difflib.get_close_matches(name, allowed, n=1)
+            return ConfigurationError(
+                "The configuration has a key that does not exist.",
+                where=where,
+                found=f"{name} = {_shown(details['input'])}",
+                expected=f"one of {', '.join(allowed)}",
+                mend=f"perhaps `{near[0]}` was meant" if near else "remove it",
+            )
+        case "missing":
+            described = _description(key)
+            return ConfigurationError(
+                "The configuration lacks a key that is needed.",
+                where=where,
+                expected=described,
+                mend=f"add `{key.rpartition('.')[2]}`",
+            )
+        case "rule":
+            context = details["ctx"]
+            return ConfigurationError(
+                "The configuration has values that do not go together.",
+                where=where,
+                found=context["found"],
+                expected=context["expected"],
+            )
+    allowed_values = " or ".join(dict.fromkeys(_allowed(problem) for problem in problems))
+    return ConfigurationError(
+        "The configuration has a value that is not allowed.",
+        where=where,
+        found=_shown(details["input"]),
+        expected=allowed_values,
+        mend=_meaning(key),
+    )
+
+
+def _allowed(problem: ErrorDetails) -> str:
+    match problem["type"]:
+        case "string_pattern_mismatch":
+            return "one of those below"
+        case "string_too_short":
+            return "a text that is not empty"
+        case "too_short":
+            return "a list with at least one entry"
+        case "model_type" | "dict_type":
+            return "a table"
+        case "bool_type":
+            return "true or false"
+        case "string_type":
+            return "a text in quotes"
+        case "int_type" | "int_from_float":
+            return "a whole number"
+        case "tuple_type" | "list_type":
+            return "a list"
+    message = problem["msg"].removeprefix("Input should be ")
+    return message.removeprefix("a valid ").replace("'", '"')
+
+
+def _dotted_key(loc: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
+    """The key as a person would write it: unions add names of their types to a location."""
+    written: list[str] = []
+    value: Any = content
+    for place in loc:
+        if isinstance(place, int) and isinstance(value, list) and place < len(value):
+            value = value[place]
+            written[-1] += f"[{place}]"
+        elif isinstance(value, Mapping):
+            value = value.get(str(place))
+            written.append(str(place))
+    return ".".join(written)
+
+
+def _section_of(key: str) -> type[BaseModel]:
+    """The table that holds a key."""
+    section: type[BaseModel] = Config
+    for name in key.split(".")[:-1]:
+        found = _nested(section.model_fields[name.partition("[")[0]].annotation)
+        if found is None:
+            break
+        section = found
+    return section
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (tuple, types.UnionType):
+        return next(filter(None, map(_nested, get_args(annotation))), None)
+    return None
+
+
+def _keys_beside(key: str) -> list[str]:
+    return list(_section_of(key).model_fields)
+
+
+def _description(key: str) -> str | None:
+    name = key.rpartition(".")[2].partition("[")[0]
+    field = _section_of(key).model_fields.get(name)
+    if field is None:
+        return None
+    nested = _nested(field.annotation)
+    return field.description or (f"a table with {_needs(nested)}" if nested else None)
+
+
+def _needs(section: type[BaseModel]) -> str:
+    required = [name for name, field in section.model_fields.items() if field.is_required()]
+    return ", ".join(required or section.model_fields)
+
+
+def _meaning(key: str) -> str | None:
+    described = _description(key)
+    return f"`{key}` is {described}" if described else None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "…"

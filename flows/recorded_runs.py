@@ -1,0 +1,59 @@
+"""Writes each run into the database: when it began, with what configuration, how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import duckdb
+
+from .. import __version__
+from ..store.database import open_work, publish
+from ..store.errors import StoreError
+from ..store.run_folder import RunFolder
+from ..store.runs import begin_run, end_run
+from .config import Config
+from .reports import RunReport, StageReport
+
+
+@dataclass(slots=True)
+class RecordedRun:
+    """A run under way and what it has done so far."""
+
+    run_id: str
+    stages: list[StageReport] = field(default_factory=list)
+
+    @property
+    def report(self) -> RunReport:
+        """What it has done so far."""
+        return RunReport(tuple(self.stages))
+
+
+_under_way: ContextVar[RecordedRun | None] = ContextVar("_under_way", default=None)
+
+
+@contextlib.contextmanager
+def recorded_run(command: str, config: Config, folder: RunFolder) -> Iterator[RecordedRun]:
+    """Within the block a run is under way; a stage called by a whole run is part of that one."""
+    outer = _under_way.get()
+    if outer is not None:
+        yield outer
+        return
+    with open_work(folder.path) as work:
+        run = RecordedRun(begin_run(work, command, config.model_dump(mode="json"), __version__))
+    token = _under_way.set(run)
+    try:
+        yield run
+    except BaseException as error:
+        status = "failed" if isinstance(error, Exception) else "interrupted"
+        # The disk may be full or the database gone: that must not hide what came first.
+        with contextlib.suppress(StoreError, OSError, duckdb.Error), open_work(folder.path) as work:
+            end_run(work, run.run_id, status, run.report.as_dict())
+        raise
+    finally:
+        _under_way.reset(token)
+    with open_work(folder.path) as work:
+        end_run(work, run.run_id, "done", run.report.as_dict())
+        publish(work, folder.path)

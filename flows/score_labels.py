@@ -1,0 +1,177 @@
+"""The flow that scores every label on text that none was written from."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from ..evaluate.intervals import Resamples, draw_resamples
+from ..evaluate.score_label import HEADLINE, ScoreSettings, score_label
+from ..store.absorb import absorb_results
+from ..store.contexts import BackgroundWindows, load_background, read_features
+from ..store.database import Store, open_store, open_work
+from ..store.errors import StoreError
+from ..store.labels import read_labels
+from ..store.parts import remove_unfinished, write_part
+from ..store.records import content_hash
+from ..store.run_folder import RunFolder, clear_disk_errors
+from ..store.scores import count_scored_labels, score_tables, unscored_features
+from ..store.splits import Split
+from .batches import as_is, finish_as_completed, require_collected, task_ranges, worker_threads
+from .config import Config
+from .progress import Progress
+from .recorded_runs import recorded_run
+from .reports import StageReport
+
+_SPLIT: Split = "score"
+
+
+@flow(
+    name="score-labels",
+    validate_parameters=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=worker_threads()),  # type: ignore[arg-type]
+)
+def score_labels(config: Config, folder: RunFolder, progress: Progress) -> StageReport:
+    """Scores every label that a simulator has not scored, and publishes the scores."""
+    started = time.monotonic()
+    with recorded_run("score", config, folder) as run, clear_disk_errors(folder.path):
+        remove_unfinished(folder.parts)
+        _absorb(folder)  # what a run that died had finished
+        require_collected(folder)
+        _require_labels(folder)
+        undefined: Counter[str] = Counter()
+        n_scored = 0
+        with open_store(folder.path) as store:
+            for explainer in config.explain.explainers:
+                for simulator in config.score.simulators:
+                    for batch in _score_with(
+                        explainer, simulator, config, folder, progress, store, run.run_id
+                    ):
+                        undefined += batch
+                        n_scored += batch.total()
+        if n_scored:
+            _absorb(folder)
+        with open_work(folder.path) as work:
+            n_labels = count_scored_labels(work, config.score.simulators, _SPLIT)
+        run.stages.append(
+            StageReport(
+                stage="score",
+                unit="labels",
+                done=n_scored,
+                already_done=n_labels - n_scored,
+                seconds=time.monotonic() - started,
+                notes=_notes(undefined, n_scored),
+            )
+        )
+        return run.stages[-1]
+
+
+@task(name="score-labels", cache_policy=NO_CACHE, persist_result=False)
+def score_batch(
+    explainer: str,
+    sae_id: str,
+    features: range,
+    store: Store,
+    backgrounds: tuple[BackgroundWindows, BackgroundWindows],
+    resamples: Resamples,
+    settings: ScoreSettings,
+    folder: RunFolder,
+    run_id: str,
+) -> Counter[str]:
+    """Scores the labels of consecutive features into a part.
+
+    Returns:
+        Labels by the reason why their headline is undefined; "" where it is defined.
+    """
+    with store.cursor() as connection:
+        labels = read_labels(connection, sae_id, features, explainer)
+        explain, score = (
+            {each.feature_id: each for each in read_features(connection, sae_id, features, pool)}
+            for pool in backgrounds
+        )
+    scored = [
+        score_label(
+            label,
+            explain[label.feature_id],
+            score[label.feature_id],
+            "token_lookup",
+            resamples,
+            settings,
+        )
+        for label in labels
+    ]
+    scores = [each for one in scored for each in one.scores]
+    simulations = [each for one in scored for each in one.simulations]
+    name = content_hash([[each.label_id, each.simulator, each.contexts_hash] for each in scores])
+    tables = score_tables(scores, simulations, run_id)
+    write_part(folder.parts, f"score-{name}", "score", tables, {})
+    return Counter(each.reason or "" for each in scores if each.metric == HEADLINE)
+
+
+def _score_with(
+    explainer: str,
+    simulator: str,
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    store: Store,
+    run_id: str,
+) -> Iterator[Counter[str]]:
+    missing = unscored_features(store.connection, explainer, simulator, _SPLIT)
+    tasks = list(task_ranges(missing, config.score.features_per_task))
+    if not tasks:
+        return
+    backgrounds = (
+        load_background(store.connection, "explain"),
+        load_background(store.connection, _SPLIT),
+    )
+    resamples = draw_resamples(config.score.seed, config.score.resamples)
+    settings = ScoreSettings(level=config.score.level, seed=config.score.seed)
+    futures = [
+        score_batch.submit(
+            explainer,
+            sae_id,
+            as_is(features),
+            as_is(store),
+            as_is(backgrounds),
+            as_is(resamples),
+            as_is(settings),
+            as_is(folder),
+            run_id,
+        )
+        for sae_id, features in tasks
+    ]
+    total = sum(len(features) for _, features in tasks)
+    with progress.stage("score", total=total, unit="labels") as stage:
+        for counted in finish_as_completed(futures):
+            stage.advance(counted.total())
+            yield counted
+
+
+def _require_labels(folder: RunFolder) -> None:
+    with open_work(folder.path) as work:
+        if not work.execute("SELECT 1 FROM labels LIMIT 1").fetchall():
+            raise StoreError(
+                "This run has no labels to score yet.",
+                where=str(folder.path),
+                expected="labels",
+                mend=f"scopenote explain {folder.path}",
+            )
+
+
+def _notes(undefined: Counter[str], n_scored: int) -> tuple[str, ...]:
+    n_undefined = n_scored - undefined[""]
+    if not n_undefined:
+        return ()
+    reasons = "; ".join(f"{n:,} {reason}" for reason, n in undefined.most_common() if reason)
+    return (f"{n_undefined:,} of {n_scored:,} headline scores are undefined (NULL): {reasons}",)
+
+
+def _absorb(folder: RunFolder) -> None:
+    with open_work(folder.path) as work:
+        absorb_results(work, folder.parts, "score")

@@ -1,0 +1,236 @@
+"""A feature's page on a terminal: label, scores, statistics, and contexts with their shading.
+
+With colour a token is shaded by its activation; without, strong ones stand in «guillemets» and
+weaker ones in ‹single› ones. Text of the corpus is shown by `visible_text` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
+
+from rich.color import Color
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from ..store.feature_page import FeaturePage, ShownContext, ShownScore
+from .visible_text import visible
+
+_BARS = "▁▂▃▄▅▆▇█"
+_STRONG = 0.5
+_PREFIX_TOKENS = 24
+# From a faint to a full activation, on light and dark grounds alike: first the letters take
+# colour, then the ground, with black letters on it (WCAG contrast above 6 all the way).
+_FAINT_LETTERS = ((0.15, "#a07800"), (0.35, "#c77700"))
+_GROUND = ((0.35, (238, 214, 120)), (0.65, (255, 176, 64)), (1.0, (255, 122, 70)))
+
+
+def render_feature(page: FeaturePage) -> RenderableType:
+    """The page, for a rich console of any width and with or without colour."""
+    return Group(*_blocks(page))
+
+
+def sparkline(counts: Sequence[int]) -> str:
+    """Counts as bars one line high; what is there at all is never invisible."""
+    most = max(counts, default=0)
+    if not most:
+        return " " * len(counts)
+    return "".join(
+        _BARS[min(len(_BARS) - 1, count * len(_BARS) // most)] if count else " " for count in counts
+    )
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number as in a table; a dash for none, and never a negative zero."""
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−") if round(value, digits) else f"{0:.{digits}f}"
+
+
+def percentage(share: float) -> str:
+    """A share with two significant digits, down to a millionth."""
+    if share <= 0:
+        return "0%"
+    percent = 100 * share
+    for digits in range(5):
+        if percent >= 10 ** (1 - digits) or digits == 4:
+            return f"{percent:.{digits}f}%"
+    return f"{percent:.0e}%"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval's two ends; empty if there is none."""
+    return "" if low is None or high is None else f"{figure(low)} to {figure(high)}"
+
+
+def _blocks(page: FeaturePage) -> Iterator[RenderableType]:
+    yield Text(str(page.feature_id), style="bold cyan")
+    yield Padding(_facts(page), (0, 0, 0, 2))
+    if page.scores:
+        yield Text()
+        scores = Group(_scores_table(page.scores), *_score_remarks(page.scores))
+        yield Padding(scores, (0, 0, 0, 2))
+    yield Text()
+    yield _contexts_heading(page)
+    for context in page.contexts:
+        yield _ContextBlock(context, page.max_activation or context.peak)
+
+
+def _facts(page: FeaturePage) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    label = page.label
+    if label is not None:
+        facts.add_row("label", Text(visible(label.text or "–"), style="bold"))
+        by = label.explainer if label.source == "auto" else f"{label.source}, {label.author or '–'}"
+        facts.add_row("by", visible(by))
+        if label.explanation and label.explanation != label.text:
+            facts.add_row("because", Text(visible(label.explanation)))
+    else:
+        facts.add_row("label", Text("none yet" if not page.failed_labels else "none", style="bold"))
+    for failed in page.failed_labels:
+        reason = f"{failed.explainer}: {failed.reason or 'no reason given'}"
+        facts.add_row("failed", Text(visible(reason), style="red"))
+    if not page.n_active:
+        facts.add_row("density", Text("0% of tokens: never active in this text"))
+        return facts
+    of_tokens = f" ({page.n_active:,} of {page.n_tokens:,})" if page.n_tokens else ""
+    facts.add_row("density", f"{percentage(page.density)} of tokens{of_tokens}")
+    facts.add_row(
+        "activation",
+        f"peak {figure(page.max_activation)}, mean {figure(page.mean_activation)} where active",
+    )
+    if any(page.histogram):
+        facts.add_row("histogram", _histogram(page))
+    for name, tokens in (
+        ("raises", page.top_tokens_positive),
+        ("lowers", page.top_tokens_negative),
+    ):
+        if tokens:
+            facts.add_row(name, Text("  ".join(visible(token) for token in tokens[:10])))
+    return facts
+
+
+def _histogram(page: FeaturePage) -> Text:
+    counts = list(page.histogram)
+    last = max(place for place, count in enumerate(counts) if count)
+    first = next(place for place, count in enumerate(counts) if count)
+    bars = Text(sparkline(counts[first : last + 1]), style="cyan")
+    edges = page.histogram_edges
+    if edges is None or len(edges) < len(counts):
+        return bars
+    peak = page.max_activation or 0.0
+    high = min(edges[last + 1], peak) if last + 1 < len(edges) else peak
+    return Text.assemble((f"{figure(edges[first])} ", "dim"), bars, (f" {figure(high)}", "dim"))
+
+
+def _scores_table(scores: Sequence[ShownScore]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("score", no_wrap=True)
+    table.add_column("split", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("interval", no_wrap=True)
+    table.add_column("null", justify="right", no_wrap=True)
+    table.add_column("lift", justify="right", no_wrap=True)
+    table.add_column("windows", justify="right", no_wrap=True)
+    for number, score in enumerate(scores):
+        headline = "bold" if number == 0 and score.value is not None else ""
+        table.add_row(
+            score.metric,
+            score.split,
+            Text(figure(score.value), style=headline),
+            interval(score.ci_low, score.ci_high),
+            figure(score.null_value),
+            figure(score.lift),
+            f"{score.n_windows:,}",
+        )
+    return table
+
+
+def _score_remarks(scores: Sequence[ShownScore]) -> Iterator[Text]:
+    """Why a figure is missing, a line each; below the table, where there is room to say it."""
+    for score in scores:
+        which = f"{score.metric} on {score.split}"
+        if score.value is None:
+            reason = score.reason or "no reason given"
+            yield Text(visible(f"{which} is undefined: {reason}"), style="dim")
+        elif score.lift is None and score.lift_reason:
+            yield Text(visible(f"{which} has no lift: {score.lift_reason}"), style="dim")
+
+
+def _contexts_heading(page: FeaturePage) -> Text:
+    kind = {"top": "highest peaks", "sample": "drawn at random"}.get(page.kind, page.kind)
+    if not page.n_contexts:
+        return Text(f"No contexts kept of split {page.split}, kind {page.kind}.", style="dim")
+    shown = f"  {kind}, split {page.split}, {len(page.contexts)} of {page.n_contexts}"
+    return Text.assemble(("contexts", "bold"), (shown, "dim"))
+
+
+class _ContextBlock:
+    """One context: its peak in front, its text beside it, as wide as the console."""
+
+    def __init__(self, context: ShownContext, feature_peak: float) -> None:
+        self.context = context
+        self.feature_peak = feature_peak
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        has_colour = not console.no_color and console.color_system is not None
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(justify="right", width=7, style="dim", no_wrap=True)
+        grid.add_column(ratio=1, overflow="fold")
+        grid.add_row(figure(self.context.peak), self._text(has_colour))
+        yield grid
+
+    def _text(self, has_colour: bool) -> Text:
+        context = self.context
+        text = Text(overflow="fold")
+        prefix = context.prefix[-_PREFIX_TOKENS:]
+        if len(prefix) < len(context.prefix) or context.start > len(context.prefix):
+            text.append("…", style="dim")
+        text.append(visible("".join(prefix)), style="dim")
+        if prefix:
+            text.append("│", style="dim")
+        peak = self.feature_peak
+        strengths = [min(value / peak, 1.0) if peak > 0 else 0.0 for value in context.activations]
+        if has_colour:
+            for token, strength in zip(context.tokens, strengths, strict=True):
+                text.append(visible(token), style=shade(strength))
+        else:
+            text.append(_marked(context.tokens, strengths))
+        return text
+
+
+def shade(strength: float) -> Style:
+    """The style of a token whose activation is this share (0 to 1) of the feature's peak."""
+    if strength <= 0:
+        return Style.null()
+    for below, letters in _FAINT_LETTERS:
+        if strength < below:
+            return Style(color=letters)
+    for (start, low), (end, high) in pairwise(_GROUND):
+        if strength <= end:
+            part = (strength - start) / (end - start)
+            ground = Color.from_rgb(*(a + (b - a) * part for a, b in zip(low, high, strict=True)))
+            return Style(color="#000000", bgcolor=ground, bold=strength >= _STRONG)
+    raise ValueError(f"a strength is a share, not {strength}")
+
+
+def _marked(tokens: Sequence[str], strengths: Sequence[float]) -> str:
+    """The text with marks around what is active; neighbours of one kind stand in one pair."""
+
+    def marks(place: int) -> str:
+        strength = strengths[place]
+        return "«»" if strength >= _STRONG else "‹›" if strength > 0 else ""
+
+    marked = []
+    for pair, places in groupby(range(len(tokens)), key=marks):
+        stretch = visible("".join(tokens[place] for place in places))
+        # The space in front stays outside, as between words of a sentence.
+        inside = stretch.lstrip(" ") or stretch
+        space = stretch[: len(stretch) - len(inside)]
+        marked.append(f"{space}{pair[0]}{inside}{pair[1]}" if pair else stretch)
+    return "".join(marked)

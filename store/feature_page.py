@@ -1,0 +1,330 @@
+"""What is known of one feature, as its page shows it: label, scores, statistics, contexts.
+
+Reads only, from a connection that someone else opened. Which label is in force is the
+`current_labels` view's to say; nothing here chooses.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserMistake
+from .records import ContextKind, FeatureId
+from .splits import Split
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True, slots=True)
+class ShownLabel:
+    """A label, or the record that none could be made."""
+
+    label_id: str
+    text: str | None
+    explanation: str | None
+    explainer: str
+    source: str
+    author: str | None
+    status: str
+    reason: str | None
+    created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownScore:
+    """One number for the label in force, or the reason why there is none."""
+
+    scorer: str
+    simulator: str
+    metric: str
+    split: str
+    value: float | None
+    reason: str | None
+    ci_low: float | None
+    ci_high: float | None
+    null_value: float | None
+    lift: float | None
+    lift_ci_low: float | None
+    lift_ci_high: float | None
+    lift_reason: str | None
+    n_windows: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownContext:
+    """A window kept for the feature, token by token.
+
+    Attributes:
+        peak: the largest activation.
+        weight: windows of the split it stands for; None for a top window.
+        prefix: the tokens before it, never scored.
+        tokens, activations: equally many; 0 where the feature is off.
+    """
+
+    kind: str
+    rank: int
+    split: str
+    window_id: int
+    doc_id: str
+    start: int
+    peak: float
+    weight: float | None
+    prefix: tuple[str, ...]
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePage:
+    """One feature with all that its page shows.
+
+    Attributes:
+        label: the label in force; None if there is none.
+        failed_labels: proposals that came to nothing, with their reasons.
+        density: active tokens per token over all splits.
+        mean_activation: over active tokens.
+        histogram: active tokens by activation; `histogram_edges` has each bin's lower edge.
+        n_contexts: how many contexts of this split and kind are kept; `contexts` may be fewer.
+    """
+
+    feature_id: FeatureId
+    label: ShownLabel | None
+    failed_labels: tuple[ShownLabel, ...]
+    scores: tuple[ShownScore, ...]
+    n_active: int
+    n_tokens: int | None
+    density: float
+    max_activation: float | None
+    mean_activation: float | None
+    histogram: tuple[int, ...]
+    histogram_edges: tuple[float, ...] | None
+    top_tokens_positive: tuple[str, ...]
+    top_tokens_negative: tuple[str, ...]
+    split: str
+    kind: str
+    n_contexts: int
+    contexts: tuple[ShownContext, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`: the id as people write it, times as ISO 8601."""
+        content = asdict(self)
+        content["feature_id"] = str(self.feature_id)
+        return content
+
+
+def find_feature(connection: duckdb.DuckDBPyConnection, written: str) -> FeatureId:
+    """The feature that a person means by `model/source/index`, `source/index` or `index`.
+
+    Raises:
+        UserMistake: if it is none, or one of several; with the ids there are.
+    """
+    rows = connection.execute(
+        """
+        SELECT sae_id, coalesce(max(s.width), max(f.feature) + 1)
+        FROM features f LEFT JOIN saes s USING (sae_id)
+        GROUP BY sae_id ORDER BY sae_id
+        """
+    ).fetchall()
+    widths: dict[str, int] = dict(rows)
+    if not widths:
+        raise UserMistake("No features have been collected yet.", found="an empty database")
+    ranges = ", ".join(f"{sae_id}/0 to {width - 1}" for sae_id, width in widths.items())
+    source, _, index = written.strip().strip("/").rpartition("/")
+    matches = [sae_id for sae_id in widths if not source or f"/{sae_id}".endswith(f"/{source}")]
+    if not index.isascii() or not index.isdigit():
+        raise UserMistake(
+            "This is not a feature's id.",
+            found=written,
+            expected=f"model/source/index: {ranges}",
+            mend=f"for example `{next(iter(widths))}/0`",
+        )
+    if len(matches) > 1:
+        listed = " or ".join(f"`{sae_id}/{index}`" for sae_id in matches)
+        raise UserMistake(
+            "Several SAEs have such a feature.",
+            found=written,
+            expected=f"model/source/index: {ranges}",
+            mend=f"write {listed}",
+        )
+    if not matches:
+        near = get_close_matches(source, widths, n=1, cutoff=0) or list(widths)
+        raise UserMistake(
+            "There is no such SAE in this run.",
+            found=source,
+            expected=f"model/source/index: {ranges}",
+            mend=f"the nearest is `{near[0]}/{min(int(index), widths[near[0]] - 1)}`",
+        )
+    (sae_id,) = matches
+    if int(index) >= widths[sae_id]:
+        raise UserMistake(
+            "The SAE has no feature of this number.",
+            found=written,
+            expected=f"{sae_id}/0 to {widths[sae_id] - 1}",
+            mend=f"the nearest is `{sae_id}/{widths[sae_id] - 1}`",
+        )
+    return FeatureId(sae_id, int(index))
+
+
+def read_feature_page(
+    connection: duckdb.DuckDBPyConnection,
+    feature_id: FeatureId,
+    split: Split = "explain",
+    kind: ContextKind = "top",
+    n_contexts: int = 10,
+) -> FeaturePage:
+    """All that the page of this feature shows, with its first contexts of a split and kind."""
+    of_feature = [feature_id.sae_id, feature_id.feature]
+    statistics = connection.execute(
+        """
+        SELECT n_active, density, max_activation, mean_activation, histogram,
+            top_tokens_positive, top_tokens_negative,
+            (SELECT n_tokens FROM saes WHERE sae_id = $1)
+        FROM features WHERE sae_id = $1 AND feature = $2
+        """,
+        of_feature,
+    ).fetchone()
+    if statistics is None:
+        raise UserMistake("Nothing has been collected for this feature.", found=str(feature_id))
+    n_active, density, peak, mean, histogram, positive, negative, n_tokens = statistics
+    label = _current_label(connection, of_feature)
+    kept = connection.execute(
+        "SELECT count(*) FROM contexts WHERE sae_id = $1 AND feature = $2 "
+        "AND split = $3 AND kind = $4",
+        [*of_feature, split, kind],
+    ).fetchone()
+    return FeaturePage(
+        feature_id=feature_id,
+        label=label,
+        failed_labels=_failed_labels(connection, of_feature),
+        scores=_scores(connection, label.label_id) if label else (),
+        n_active=n_active or 0,
+        n_tokens=n_tokens,
+        density=density or 0.0,
+        max_activation=peak,
+        mean_activation=mean,
+        histogram=tuple(histogram or ()),
+        histogram_edges=_histogram_edges(connection),
+        top_tokens_positive=tuple(positive or ()),
+        top_tokens_negative=tuple(negative or ()),
+        split=split,
+        kind=kind,
+        n_contexts=kept[0] if kept else 0,
+        contexts=_contexts(connection, of_feature, split, kind, n_contexts),
+    )
+
+
+_LABEL_COLUMNS = (
+    "label_id, text, explanation, explainer, source, author, status, reason, created_at"
+)
+
+
+def _current_label(
+    connection: duckdb.DuckDBPyConnection, of_feature: list[Any]
+) -> ShownLabel | None:
+    row = connection.execute(
+        f"SELECT {_LABEL_COLUMNS} FROM current_labels WHERE sae_id = $1 AND feature = $2",
+        of_feature,
+    ).fetchone()
+    return ShownLabel(*row) if row else None
+
+
+def _failed_labels(
+    connection: duckdb.DuckDBPyConnection, of_feature: list[Any]
+) -> tuple[ShownLabel, ...]:
+    rows = connection.execute(
+        f"SELECT {_LABEL_COLUMNS} FROM labels "
+        "WHERE sae_id = $1 AND feature = $2 AND status = 'failed' ORDER BY explainer, label_id",
+        of_feature,
+    ).fetchall()
+    return tuple(ShownLabel(*row) for row in rows)
+
+
+def _scores(connection: duckdb.DuckDBPyConnection, label_id: str) -> tuple[ShownScore, ...]:
+    rows = connection.execute(
+        """
+        SELECT scorer, simulator, metric, split, value, reason, ci_low, ci_high, null_value,
+            lift, lift_ci_low, lift_ci_high, lift_reason, n_windows, n_tokens
+        FROM scores WHERE label_id = $1
+        ORDER BY split = 'score' DESC, metric = 'correlation' DESC, scorer, metric, simulator
+        """,
+        [label_id],
+    ).fetchall()
+    return tuple(ShownScore(*row) for row in rows)
+
+
+def _histogram_edges(connection: duckdb.DuckDBPyConnection) -> tuple[float, ...] | None:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'histogram_edges'").fetchone()
+    if row is None:
+        return None
+    return tuple(float(edge) for edge in json.loads(row[0]))
+
+
+def _contexts(
+    connection: duckdb.DuckDBPyConnection,
+    of_feature: list[Any],
+    split: Split,
+    kind: ContextKind,
+    n_contexts: int,
+) -> tuple[ShownContext, ...]:
+    rows = connection.execute(
+        """
+        SELECT c.kind, c.rank, c.split, c.window_id, w.doc_id, w.start, c.max_activation, c.weight,
+            w.tokenizer, w.prefix_token_ids, w.token_ids, c.positions, c.activations
+        FROM contexts c JOIN windows w USING (window_id)
+        WHERE c.sae_id = $1 AND c.feature = $2 AND c.split = $3 AND c.kind = $4
+        ORDER BY c.rank LIMIT $5
+        """,
+        [*of_feature, split, kind, n_contexts],
+    ).fetchall()
+    pieces = _pieces(connection, rows)
+    return tuple(_context(row, pieces) for row in rows)
+
+
+def _context(row: tuple[Any, ...], pieces: dict[tuple[str, int], str]) -> ShownContext:
+    *_, tokenizer, prefix_ids, token_ids, positions, values = row
+    activations = [0.0] * len(token_ids)
+    for position, value in zip(positions, values, strict=True):
+        activations[position] = value
+
+    def texts(ids: list[int] | None) -> tuple[str, ...]:
+        # A token without a piece is shown by its number rather than left out.
+        return tuple(pieces.get((tokenizer, token_id), f"<{token_id}>") for token_id in ids or ())
+
+    kind, rank, split, window_id, doc_id, start, peak, weight = row[:8]
+    return ShownContext(
+        kind=kind,
+        rank=rank,
+        split=split,
+        window_id=window_id,
+        doc_id=doc_id,
+        start=start,
+        peak=peak,
+        weight=weight,
+        prefix=texts(prefix_ids),
+        tokens=texts(token_ids),
+        activations=tuple(activations),
+    )
+
+
+def _pieces(
+    connection: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]]
+) -> dict[tuple[str, int], str]:
+    wanted = {
+        (tokenizer, token_id)
+        for *_, tokenizer, prefix_ids, token_ids, _, _ in rows
+        for token_id in [*(prefix_ids or ()), *token_ids]
+    }
+    if not wanted:
+        return {}
+    found = connection.execute(
+        "SELECT tokenizer, token_id, text FROM pieces "
+        "WHERE list_contains($1, tokenizer) AND list_contains($2, token_id)",
+        [sorted({tokenizer for tokenizer, _ in wanted}), sorted({number for _, number in wanted})],
+    ).fetchall()
+    return {(tokenizer, token_id): text for tokenizer, token_id, text in found if text is not None}

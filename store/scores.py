@@ -1,0 +1,98 @@
+"""Scores and simulations as parts, and which labels still need a score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from .records import Score, Simulation
+
+_SCORES = pa.schema(
+    {
+        **dict.fromkeys(("label_id", "scorer", "simulator", "metric", "split"), pa.string()),
+        "value": pa.float64(),
+        "reason": pa.string(),
+        **dict.fromkeys(
+            ("ci_low", "ci_high", "null_value", "lift", "lift_ci_low", "lift_ci_high"),
+            pa.float64(),
+        ),
+        "lift_reason": pa.string(),
+        "n_windows": pa.int64(),
+        "n_tokens": pa.int64(),
+        "design": pa.string(),
+        "contexts_hash": pa.string(),
+        "run_id": pa.string(),
+    }
+)
+
+
+def score_tables(
+    scores: Iterable[Score], simulations: Iterable[Simulation], run_id: str
+) -> dict[str, pa.Table]:
+    """The tables of a part that holds these scores and what they were computed from."""
+    rows = [
+        {
+            **{name: getattr(score, name, None) for name in _SCORES.names},
+            "design": json.dumps(score.design, allow_nan=False, sort_keys=True),
+            "run_id": run_id,
+        }
+        for score in scores
+    ]
+    return {
+        "scores": pa.Table.from_pylist(rows, _SCORES),
+        "simulations": _simulations_table(list(simulations)),
+    }
+
+
+def unscored_features(
+    connection: duckdb.DuckDBPyConnection, explainer: str, simulator: str, split: str
+) -> dict[str, list[int]]:
+    """Per SAE, the features with a label of this explainer that the simulator has not scored."""
+    rows = connection.sql(
+        """
+        SELECT DISTINCT l.sae_id, l.feature FROM labels l ANTI JOIN (
+            SELECT label_id FROM scores WHERE simulator = $simulator AND split = $split
+        ) USING (label_id)
+        WHERE l.explainer = $explainer ORDER BY ALL
+        """,
+        params={"explainer": explainer, "simulator": simulator, "split": split},
+    ).fetchall()
+    missing: dict[str, list[int]] = {}
+    for sae_id, feature in rows:
+        missing.setdefault(sae_id, []).append(feature)
+    return missing
+
+
+def count_scored_labels(
+    connection: duckdb.DuckDBPyConnection, simulators: Sequence[str], split: str
+) -> int:
+    """Labels that these simulators have scored on the split, undefined scores included."""
+    rows = connection.execute(
+        "SELECT count(DISTINCT label_id) FROM scores "
+        "WHERE split = ? AND simulator IN (SELECT unnest(?))",
+        [split, list(simulators)],
+    ).fetchall()
+    return int(rows[0][0])
+
+
+def _simulations_table(simulations: list[Simulation]) -> pa.Table:
+    predicted: list[Any] = [s.predicted for s in simulations]
+    lengths = np.array([0 if p is None else len(p) for p in predicted], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    values = np.concatenate([np.empty(0, np.float32), *(p for p in predicted if p is not None)])
+    is_missing = np.array([p is None for p in predicted], dtype=np.bool_)
+    return pa.table(
+        {
+            "label_id": pa.array([s.label_id for s in simulations], pa.string()),
+            "simulator": pa.array([s.simulator for s in simulations], pa.string()),
+            "window_id": pa.array([s.window_id for s in simulations], pa.uint64()),
+            "predicted": pa.ListArray.from_arrays(offsets, values, mask=pa.array(is_missing)),
+            "status": pa.array([s.status for s in simulations], pa.string()),
+            "reason": pa.array([s.reason for s in simulations], pa.string()),
+        }
+    )

@@ -1,0 +1,410 @@
+"""The command line: what is printed where, exit statuses, and how a run is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from made_up_run import RES, make_database
+from scopenote.flows.cli import main
+from scopenote.flows.config import demo_config, load_config
+from scopenote.flows.reports import RunReport, StageReport
+from scopenote.store.errors import CorpusError, StoreError
+from scopenote.store.run_folder import RunFolder
+
+DONE = StageReport("collect", "tokens", done=1000, seconds=2.0, notes=("3 bad rows skipped",))
+COMMANDS = ("demo", "run", "collect", "explain", "score", "status", "show")
+HEAVY = ("torch", "transformers", "duckdb", "prefect", "pyarrow", "numpy", "rich", "pydantic")
+
+# A command whose flow is given as code, without Prefect, which takes seconds to import.
+WITH_A_FLOW = """
+import contextlib, sys, types
+home = types.ModuleType("scopenote.flows.prefect_home")
+home.isolate_prefect = lambda folder, use_own_server: None
+home.without_heartbeats = contextlib.nullcontext
+flow = types.ModuleType("scopenote.flows.label_corpus")
+exec(sys.argv.pop(1), flow.__dict__)
+sys.modules.update({home.__name__: home, flow.__name__: flow})
+from scopenote.flows.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def flows(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts functions in the place of flows, and nothing in that of Prefect."""
+
+    @contextmanager
+    def nothing() -> Iterator[None]:
+        yield
+
+    home = ModuleType("scopenote.flows.prefect_home")
+    home.isolate_prefect = lambda folder, use_own_server: None  # type: ignore[attr-defined]
+    home.without_heartbeats = nothing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, home.__name__, home)
+
+    def put(name: str, work: Callable[..., object]) -> None:
+        module = ModuleType(f"scopenote.flows.{name}")
+        setattr(module, name, work)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    return put
+
+
+@pytest.fixture
+def scopenote(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command in an empty folder; its exit status and both outputs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["scopenote", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        output = capsys.readouterr()
+        assert isinstance(ending.value.code, int)
+        return ending.value.code, output.out, output.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made-up") / "scopenote.duckdb"
+    make_database(path).close()
+    return path
+
+
+@pytest.fixture
+def demo_run(tmp_path: Path, database: Path) -> RunFolder:
+    """A finished run in `demo`."""
+    folder = RunFolder(tmp_path / "demo").create()
+    folder.write_config(demo_config().to_toml())
+    shutil.copy(database, folder.database)
+    return folder
+
+
+def finishes(report: StageReport = DONE) -> Callable[..., RunReport]:
+    return lambda config, folder, progress: RunReport((report,))
+
+
+@pytest.mark.parametrize("command", [(), *[(command,) for command in COMMANDS]])
+def test_help_imports_nothing_heavy(command: tuple[str, ...]) -> None:
+    code = f"""
+    import sys
+    from scopenote.flows.cli import main
+    sys.argv = ["scopenote", *{command!r}, "--help"]
+    try:
+        main()
+    except SystemExit as ending:
+        print("loaded", [name for name in {HEAVY!r} if name in sys.modules], ending.code)
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines()[0].startswith("Usage: ")
+    # Typer itself loads pydantic to check the arguments.
+    assert found.stdout.splitlines()[-1] in {"loaded [] 0", "loaded ['pydantic'] 0"}
+
+
+def test_help_names_every_command_with_its_whole_line(scopenote: Callable[..., tuple]) -> None:
+    status, output, _ = scopenote("--help")
+    assert status == 0
+    lines = output.partition("Commands:\n")[2].splitlines()
+    assert tuple(line.split()[0] for line in lines[: len(COMMANDS)]) == COMMANDS
+    assert not any(line.endswith("...") for line in lines)
+
+
+def test_the_version_is_told(scopenote: Callable[..., tuple]) -> None:
+    assert scopenote("--version") == (0, "scopenote 0.1.0\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("frobnicate",), ("show",), ("run", "x", "--frob"), ("show", "a", "b", "--n", -1)]
+)
+def test_wrong_arguments_are_the_users_mistake(
+    scopenote: Callable[..., tuple], arguments: tuple[str, ...]
+) -> None:
+    status, output, errors = scopenote(*arguments)
+    assert (status, output) == (2, "")
+    assert "Error: " in errors
+
+
+def test_a_demo_ends_with_its_report_on_stderr_and_its_labels_on_stdout(
+    scopenote: Callable[..., tuple], flows: Callable[..., None], demo_run: RunFolder
+) -> None:
+    flows("label_corpus", finishes())
+    status, output, errors = scopenote("demo")
+    assert status == 0
+    assert errors == "collect: 3 bad rows skipped\n"
+    assert "Best labels" in output
+    assert "scopenote show demo" in output
+
+
+def test_a_run_that_finds_everything_done_says_so(
+    scopenote: Callable[..., tuple], flows: Callable[..., None], demo_run: RunFolder
+) -> None:
+    flows("label_corpus", finishes(StageReport("collect", "tokens", 0, already_done=612_000)))
+    status, _, errors = scopenote("demo")
+    assert (status, errors) == (0, "collect: nothing to do, 612,000 tokens already there\n")
+
+
+def test_stored_failures_are_counted_and_change_the_exit_status(
+    scopenote: Callable[..., tuple], flows: Callable[..., None], demo_run: RunFolder
+) -> None:
+    report = StageReport("explain", "features", 1000, failures={"no reply": 2})
+    flows("explain_features", lambda *_: report)
+    status, _, errors = scopenote("explain", "demo")
+    assert status == 3
+    assert errors == "explain: 2 failed: no reply\n"
+
+
+def test_a_run_is_named_after_its_configuration_and_keeps_it(
+    scopenote: Callable[..., tuple],
+    flows: Callable[..., None],
+    tmp_path: Path,
+    database: Path,
+) -> None:
+    (tmp_path / "tiny.toml").write_text(demo_config(max_tokens=1000).to_toml())
+    given = []
+
+    def label_corpus(config: object, folder: RunFolder, progress: object) -> RunReport:
+        given.append((config, folder))
+        shutil.copy(database, folder.database)
+        return RunReport((DONE,))
+
+    flows("label_corpus", label_corpus)
+    status, _, errors = scopenote("run", "tiny.toml")
+    assert status == 0, errors
+    assert given == [(demo_config(max_tokens=1000), RunFolder(Path("tiny")))]
+    assert load_config(tmp_path / "tiny" / "run.toml") == demo_config(max_tokens=1000)
+    # A run's folder knows its configuration.
+    flows("label_corpus", finishes())
+    assert scopenote("run", "tiny")[0] == 0
+    assert scopenote("run", "tiny/run.toml")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny", "tiny.toml"]
+
+
+def test_another_configuration_for_the_same_run_is_refused_by_its_keys(
+    scopenote: Callable[..., tuple], flows: Callable[..., None], tmp_path: Path, demo_run: RunFolder
+) -> None:
+    demo_run.path.rename("mine")
+    (tmp_path / "other.toml").write_text(demo_config(max_tokens=5).to_toml())
+    flows("label_corpus", finishes())
+    flows("collect_contexts", lambda *_: DONE)
+    for command in (("run", "other.toml", "--out"), ("collect", "--config", "other.toml")):
+        status, output, errors = scopenote(*command, "mine")
+        assert (status, output) == (2, "")
+        assert "`corpus.max_tokens` is 600000 there and 5 here" in errors
+        assert "scopenote run mine" in errors
+    assert load_config(tmp_path / "mine" / "run.toml") == demo_config()
+
+
+def test_a_stage_alone_needs_a_run_or_a_configuration(
+    scopenote: Callable[..., tuple], flows: Callable[..., None], tmp_path: Path
+) -> None:
+    flows("collect_contexts", lambda *_: DONE)
+    status, _, errors = scopenote("collect", "new")
+    assert status == 2
+    assert "There is no run here." in errors
+    (tmp_path / "c.toml").write_text(demo_config().to_toml())
+    assert scopenote("collect", "new", "--config", "c.toml")[0] == 0
+    assert scopenote("collect", "new")[0] == 0
+
+
+def test_a_mistake_is_one_message_without_a_traceback(
+    scopenote: Callable[..., tuple], flows: Callable[..., None]
+) -> None:
+    def label_corpus(*_: object) -> RunReport:
+        raise CorpusError("The corpus is empty.", where="texts/", mend="add text")
+
+    flows("label_corpus", label_corpus)
+    status, output, errors = scopenote("demo")
+    assert (status, output) == (2, "")
+    assert errors == "Error: The corpus is empty.\n  where: texts/\n  to mend: add text\n"
+
+
+def test_a_failure_that_is_no_mistake_exits_with_one(
+    scopenote: Callable[..., tuple], flows: Callable[..., None]
+) -> None:
+    def label_corpus(*_: object) -> RunReport:
+        raise StoreError("The disk is full.")
+
+    flows("label_corpus", label_corpus)
+    assert scopenote("demo") == (1, "", "Error: The disk is full.\n")
+
+
+def test_a_defect_of_ours_keeps_its_traceback_and_asks_for_a_report(
+    scopenote: Callable[..., tuple], flows: Callable[..., None]
+) -> None:
+    def label_corpus(*_: object) -> RunReport:
+        raise ZeroDivisionError("what nobody foresaw")
+
+    flows("label_corpus", label_corpus)
+    status, _, errors = scopenote("demo")
+    assert status == 1
+    assert "Traceback" in errors
+    assert "ZeroDivisionError: what nobody foresaw" in errors
+    assert "Please report it" in errors.splitlines()[-1]
+
+
+def test_a_second_run_on_the_same_folder_is_told_who_is_there(
+    scopenote: Callable[..., tuple], flows: Callable[..., None], demo_run: RunFolder
+) -> None:
+    flows("label_corpus", finishes())
+    with demo_run.lock("scopenote collect"):
+        status, _, errors = scopenote("demo")
+        assert status == 1
+        assert f"process {os.getpid()}, `scopenote collect`" in errors
+        assert scopenote("status", "demo")[0] == 0  # readers are never in the way
+
+
+def test_status_and_show_print_their_pages(
+    scopenote: Callable[..., tuple], demo_run: RunFolder
+) -> None:
+    status, output, errors = scopenote("status", "demo")
+    assert (status, errors) == (0, "")
+    assert "612,034 tokens" in output
+    status, output, errors = scopenote("show", "demo", f"{RES}/0", "--n", 2)
+    assert (status, errors) == (0, "")
+    assert "2 of 12" in output
+
+
+def test_status_and_show_print_json(scopenote: Callable[..., tuple], demo_run: RunFolder) -> None:
+    assert json.loads(scopenote("status", "demo", "--json")[1])["n_tokens"] == 612_034
+    page = json.loads(scopenote("show", "demo", f"{RES}/0", "--json")[1])
+    assert page["feature_id"] == f"{RES}/0"
+
+
+def test_a_run_without_a_database_is_answered_with_the_command_to_type(
+    scopenote: Callable[..., tuple], demo_run: RunFolder
+) -> None:
+    demo_run.database.unlink()
+    status, _, errors = scopenote("status", "demo")
+    assert status == 2
+    assert "scopenote run demo" in errors
+
+
+def test_a_database_without_its_run_can_be_read(
+    scopenote: Callable[..., tuple], demo_run: RunFolder
+) -> None:
+    demo_run.config_file.unlink()
+    assert scopenote("status", "demo")[0] == 0
+
+
+def test_a_reader_that_has_gone_is_no_error_to_shout_about(demo_run: RunFolder) -> None:
+    code = "from scopenote.flows.cli import main; main()"
+    command = [sys.executable, "-c", code, "show", str(demo_run.path), f"{RES}/0"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    found = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (found.returncode, found.stderr) == (1, "")
+
+
+UNWINDS = """
+import time
+def label_corpus(config, folder, progress):
+    try:
+        progress.say("at work")
+        time.sleep(60)
+    finally:
+        progress.say("unwound")
+"""
+CLINGS = """
+import time
+def label_corpus(config, folder, progress):
+    news = "at work"
+    while True:
+        try:
+            progress.say(news)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            news = "not yet"
+"""
+
+
+def stopped(tmp_path: Path, flow: str, *signals: signal.Signals) -> tuple[int, str, float]:
+    command = [sys.executable, "-c", WITH_A_FLOW, flow, "demo", "--out", "my run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "at work\n"
+    began = time.monotonic()
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.3)
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors, time.monotonic() - began
+
+
+STOPPED = (
+    "Stopped. Everything finished so far is kept.\n  to go on: scopenote demo --out 'my run'\n"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_unwinds_and_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    status, errors, seconds = stopped(tmp_path, UNWINDS, number)
+    assert (status, errors) == (1, "unwound\n" + STOPPED)
+    assert seconds < 4
+
+
+def test_a_second_signal_ends_a_run_that_does_not_unwind(tmp_path: Path) -> None:
+    status, errors, seconds = stopped(tmp_path, CLINGS, signal.SIGINT, signal.SIGINT)
+    assert (status, errors) == (1, "not yet\n" + STOPPED)
+    assert seconds < 4
+
+
+def test_a_run_that_does_not_unwind_ends_by_itself(tmp_path: Path) -> None:
+    flow = "import scopenote.flows.cli as cli; cli._STOP_SECONDS = 0.5\n" + CLINGS
+    status, errors, _ = stopped(tmp_path, flow, signal.SIGTERM)
+    assert (status, errors) == (1, "not yet\n" + STOPPED)
+
+
+REAL_FLOW = """
+import sys, time, types
+module = types.ModuleType("scopenote.flows.label_corpus")
+def label_corpus(config, folder, progress):
+    from prefect import flow, task
+    @task
+    def wait(n):
+        progress.say("at work")
+        time.sleep(60)
+    @flow
+    def work():
+        return [future.result() for future in wait.map(range(1))]
+    return work()
+module.label_corpus = label_corpus
+sys.modules[module.__name__] = module
+from scopenote.flows.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_prefect_flow_with_busy_threads_is_stopped_within_seconds(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", REAL_FLOW, "demo"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "at work\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (1, STOPPED.replace(" --out 'my run'", " --out demo"))
+    assert time.monotonic() - began < 12
+    assert not (tmp_path / "demo" / "prefect" / "server.json").exists()

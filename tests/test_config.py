@@ -1,0 +1,186 @@
+"""The configuration: defaults, round trips, and the answer to everything that can be wrong."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scopenote.flows.config import (
+    Config,
+    CorpusSection,
+    ModelSection,
+    SaeEntry,
+    SaesSection,
+    _toml_value,
+    demo_config,
+    differing_keys,
+    load_config,
+)
+from scopenote.store.errors import ConfigurationError
+from scopenote.store.splits import SPLITS
+
+SMALLEST = '[model]\nname = "toy"\n[corpus]\nstandard_library = true\n'
+
+
+def write(folder: Path, toml: str) -> Path:
+    path = folder / "job.toml"
+    path.write_text(toml, encoding="utf-8")
+    return path
+
+
+def mistake(folder: Path, toml: str) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(write(folder, toml))
+    return caught.value
+
+
+def test_the_smallest_configuration_takes_every_default(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, SMALLEST))
+    assert config.model.max_batch_tokens == 8192
+    assert config.collect.chunks_per_part == 16
+    assert config.score.silent_windows == 2000
+    kept = [config.collect.kept(split) for split in SPLITS]
+    assert [(k.top, k.sample, k.background_windows) for k in kept] == [
+        (20, 20, 1024),
+        (10, 30, 1024),
+        (20, 60, 4096),
+    ]
+
+
+def test_one_setting_of_a_split_leaves_its_other_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, SMALLEST + "[collect.score]\ntop = 3\n"))
+    assert (config.collect.score.top, config.collect.score.sample) == (3, 60)
+
+
+def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
+    config = Config(
+        model=ModelSection(name="/models/gemma", device="cuda:1"),
+        saes=SaesSection(
+            paths=(
+                SaeEntry(path="google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"),
+                SaeEntry(path="/saes/a b.npz", site="mlp", layer=3),
+            )
+        ),
+        corpus=CorpusSection(path='/texts/with "quotes" and \\ and é', text_unit="line"),
+    )
+    assert load_config(write(tmp_path, config.to_toml())) == config
+    assert load_config(write(tmp_path, demo_config().to_toml())) == demo_config()
+
+
+@given(st.text())
+def test_any_text_survives_being_written_as_toml(text: str) -> None:
+    text = text.encode("utf-8", "ignore").decode()
+    assert tomllib.loads(f"key = {_toml_value(text)}")["key"] == text
+
+
+def test_every_setting_is_explained_in_what_is_written() -> None:
+    settings = [line for line in demo_config().to_toml().splitlines() if " = " in line]
+    assert settings
+    assert [line for line in settings if "  # " not in line] == []
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    toml = (
+        '[model]\nname = "google/gemma-2-2b"\n[saes]\npaths = ["./sae/params.npz", "google/x/y"]\n'
+        '[corpus]\npath = "texts"\n'
+    )
+    config = load_config(write(tmp_path, toml))
+    assert config.corpus.path == str(tmp_path / "texts")
+    assert config.model.name == "google/gemma-2-2b"
+    assert [entry.path for entry in config.saes.paths] == [
+        str(tmp_path / "sae/params.npz"),
+        "google/x/y",
+    ]
+
+
+def test_a_misspelt_key_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    error = mistake(tmp_path, SMALLEST + "[collect]\nwindow_token = 32\n")
+    assert "job.toml, key `collect.window_token`" in (error.where or "")
+    assert error.found == "window_token = 32"
+    assert "window_tokens, prefix_tokens" in (error.expected or "")
+    assert error.mend == "perhaps `window_tokens` was meant"
+
+
+def test_a_misspelt_table_is_named_before_the_one_that_is_missing_for_it(tmp_path: Path) -> None:
+    error = mistake(tmp_path, SMALLEST.replace("[model]", "[modle]"))
+    assert error.found == 'modle = {"name": "toy"}'
+    assert error.mend == "perhaps `model` was meant; also wrong: `model`"
+
+
+@pytest.mark.parametrize(
+    ("toml", "key", "found", "expected"),
+    [
+        ("[score]\nlevel = 1.5\n", "score.level", "1.5", "less than 1"),
+        ("[score]\nsilent_windows = 'some'\n", "score.silent_windows", '"some"', '"all"'),
+        ("[score]\nresamples = 1.5\n", "score.resamples", "1.5", "a whole number"),
+        ("[collect]\nseed = true\n", "collect.seed", "true", "a whole number"),
+        ("[collect]\nwindow_tokens = 257\n", "collect.window_tokens", "257", "equal to 256"),
+        ("[explain]\nexplainers = []\n", "explain.explainers", "[]", "at least one entry"),
+        ("[explain]\nexplainers = ['x']\n", "explain.explainers[0]", '"x"', '"token_lookup"'),
+        ("[saes]\npaths = [3]\n", "saes.paths[0]", "3", "a table"),
+        ("[saes]\npaths = [{path='x', site='r'}]\n", "saes.paths[0].site", '"r"', '"res"'),
+        ("explain = 3\n", "explain", "3", "a table"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_key_value_and_what_is_allowed(
+    tmp_path: Path, toml: str, key: str, found: str, expected: str
+) -> None:
+    text = toml + SMALLEST if "[" not in toml.split("=")[0] else SMALLEST + toml
+    error = mistake(tmp_path, text)
+    assert f"key `{key}`" in (error.where or "")
+    assert error.found == found
+    assert expected in (error.expected or "")
+
+
+def test_a_device_is_answered_with_the_devices_there_are(tmp_path: Path) -> None:
+    error = mistake(tmp_path, SMALLEST.replace('"toy"', '"toy"\ndevice = "gpu"'))
+    assert '"auto", "cpu", "cuda"' in (error.mend or "")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "found"),
+    [
+        ("text_field = 'text'", "none of them"),
+        ("path = 'a'\ndataset = 'b'", "path and dataset"),
+        ("path = 'a'\nrevision = 'main'", "`revision` without it"),
+    ],
+)
+def test_a_corpus_has_exactly_one_source(tmp_path: Path, corpus: str, found: str) -> None:
+    error = mistake(tmp_path, f'[model]\nname = "toy"\n[corpus]\n{corpus}\n')
+    assert "key `corpus`" in (error.where or "")
+    assert error.found == found
+
+
+def test_only_the_toy_brings_its_own_saes(tmp_path: Path) -> None:
+    error = mistake(tmp_path, SMALLEST.replace("toy", "google/gemma-2-2b"))
+    assert "saes.paths" in (error.expected or "")
+
+
+def test_several_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    error = mistake(tmp_path, SMALLEST + "[score]\nseed = -1\nlevel = 7\n")
+    assert "`score.level`" in (error.where or "")
+    assert "also wrong: `score.seed`" in (error.mend or "")
+
+
+def test_a_file_that_cannot_be_read_is_a_mistake_and_no_traceback(tmp_path: Path) -> None:
+    for path, word in (
+        (tmp_path / "none.toml", "no such"),
+        (tmp_path, "cannot be read"),
+        (write(tmp_path, "[model\n"), "not valid TOML"),
+    ):
+        with pytest.raises(ConfigurationError, match=word):
+            load_config(path)
+    bad = tmp_path / "latin.toml"
+    bad.write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ConfigurationError, match="byte 5"):
+        load_config(bad)
+
+
+def test_two_configurations_differ_in_named_keys() -> None:
+    ours = demo_config(max_tokens=1000)
+    assert differing_keys(ours, ours) == {}
+    assert differing_keys(ours, demo_config(max_tokens=2000)) == {"corpus.max_tokens": (1000, 2000)}

@@ -1,0 +1,232 @@
+"""A feature's page: what is read, how an id may be written, and what reaches the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up_run import FAILED, HOSTILE, MLP, NEVER_ACTIVE, PIECES, RES, UNDEFINED, make_database
+from rich.console import Console
+from scopenote.flows.show_feature import percentage, render_feature, shade, sparkline
+from scopenote.flows.visible_text import visible
+from scopenote.store.errors import UserMistake
+from scopenote.store.feature_page import FeaturePage, find_feature, read_feature_page
+from scopenote.store.records import FeatureId
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with make_database() as connection:
+        yield connection
+
+
+def page_of(connection: duckdb.DuckDBPyConnection, feature: int, **choices: object) -> FeaturePage:
+    return read_feature_page(connection, FeatureId(RES, feature), **choices)  # type: ignore[arg-type]
+
+
+def rendered(page: FeaturePage, width: int = 100, colour: bool = False) -> str:
+    stream = io.StringIO()
+    system = "truecolor" if colour else None
+    Console(
+        file=stream, width=width, color_system=system, force_terminal=colour, highlight=False
+    ).print(render_feature(page))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("written", [f"{RES}/7", "1-res-1k/7", f" {RES}/7/ "])
+def test_an_id_may_leave_out_the_model(connection: duckdb.DuckDBPyConnection, written: str) -> None:
+    assert find_feature(connection, written) == FeatureId(RES, 7)
+
+
+def test_a_bare_number_is_enough_where_there_is_one_sae(tmp_path: Path) -> None:
+    with make_database() as connection:
+        for table in ("saes", "features"):
+            connection.execute(f"DELETE FROM {table} WHERE sae_id = ?", [MLP])
+        assert find_feature(connection, "7") == FeatureId(RES, 7)
+
+
+def test_a_bare_number_is_refused_where_there_are_several(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    with pytest.raises(UserMistake) as caught:
+        find_feature(connection, "7")
+    assert caught.value.mend == f"write `{MLP}/7` or `{RES}/7`"
+
+
+@pytest.mark.parametrize(
+    ("written", "mend"),
+    [
+        (f"{RES}/40", f"the nearest is `{RES}/39`"),
+        ("toy-gemma-2/1-ress-1k/99", f"the nearest is `{RES}/39`"),
+        ("es-1k/3", f"the nearest is `{RES}/3`"),
+        (f"{RES}/x", f"for example `{MLP}/0`"),
+        (f"{RES}/-1", f"for example `{MLP}/0`"),
+        (f"{RES}/²", f"for example `{MLP}/0`"),
+        ("", f"for example `{MLP}/0`"),
+    ],
+)
+def test_an_unknown_feature_is_answered_with_the_nearest_and_the_ranges(
+    connection: duckdb.DuckDBPyConnection, written: str, mend: str
+) -> None:
+    with pytest.raises(UserMistake) as caught:
+        find_feature(connection, written)
+    assert caught.value.mend == mend
+    assert f"{RES}/0 to 39" in (caught.value.expected or "")
+
+
+def test_an_empty_database_has_no_features_yet(tmp_path: Path) -> None:
+    with make_database() as connection:
+        connection.execute("DELETE FROM features")
+        with pytest.raises(UserMistake, match="collected yet"):
+            find_feature(connection, f"{RES}/0")
+
+
+def test_contexts_come_in_their_rank_with_text_and_activations(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    page = page_of(connection, 0, n_contexts=3)
+    assert [context.rank for context in page.contexts] == [1, 2, 3]
+    assert page.n_contexts == 12
+    first = page.contexts[0]
+    assert first.tokens[: len(PIECES)] == tuple(PIECES)
+    assert len(first.tokens) == len(first.activations) == 64
+    assert max(first.activations) == pytest.approx(first.peak)
+    assert first.activations[12] == pytest.approx(first.peak)
+    assert first.activations[1] == 0
+
+
+def test_a_split_and_kind_without_contexts_says_so(connection: duckdb.DuckDBPyConnection) -> None:
+    page = page_of(connection, 0, split="score", kind="sample")
+    assert page.contexts == ()
+    assert "No contexts kept of split score, kind sample." in rendered(page)
+
+
+def test_a_token_without_a_piece_is_shown_by_its_number(tmp_path: Path) -> None:
+    with make_database() as connection:
+        connection.execute("DELETE FROM pieces WHERE token_id = 0")
+        assert page_of(connection, 0).contexts[0].tokens[0] == "<0>"
+
+
+def test_the_headline_score_on_unseen_text_comes_first(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    scores = page_of(connection, 0).scores
+    assert [(score.metric, score.split) for score in scores] == [
+        ("correlation", "score"),
+        ("ev_correlation", "score"),
+        ("correlation", "select"),
+    ]
+
+
+def test_an_undefined_score_is_a_dash_with_its_reason(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    text = rendered(page_of(connection, UNDEFINED), width=140)
+    assert re.search(r"correlation +score +–", text)
+    assert "correlation on score is undefined: too few active tokens" in text
+
+
+def test_a_failed_label_is_shown_with_its_reason(connection: duckdb.DuckDBPyConnection) -> None:
+    text = rendered(page_of(connection, FAILED))
+    assert re.search(r"label +none", text)
+    assert "token_lookup: never active in explain" in text
+
+
+def test_a_feature_that_never_fired_says_so(connection: duckdb.DuckDBPyConnection) -> None:
+    text = rendered(page_of(connection, NEVER_ACTIVE))
+    assert "never active in this text" in text
+    assert "none yet" in text
+
+
+def test_without_colour_active_tokens_are_marked_by_strength(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    page = page_of(connection, 0, n_contexts=1)
+    tokens = (" a", " b", "c", " d", "  ", "e")
+    context = replace(
+        page.contexts[0], prefix=(), start=0, tokens=tokens, activations=(0, 20, 12, 3, 0, 0.1)
+    )
+    text = rendered(replace(page, contexts=(context,)))
+    assert " a «bc» ‹d›  ‹e›" in text
+
+
+def test_with_colour_active_tokens_are_shaded_and_not_marked(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    text = rendered(page_of(connection, 0, n_contexts=1), colour=True)
+    assert "«" not in text
+    assert "48;2;255;122;70m" in text  # the ground of the peak
+
+
+@pytest.mark.parametrize("width", [20, 80, 100, 140])
+def test_no_line_is_wider_than_the_terminal(
+    connection: duckdb.DuckDBPyConnection, width: int
+) -> None:
+    lines = rendered(page_of(connection, 0), width=width).splitlines()
+    assert max(Console().measure(line).maximum for line in lines) <= width
+
+
+def test_no_control_character_of_the_corpus_reaches_the_terminal(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    page = page_of(connection, 0)
+    shown = {token for context in page.contexts for token in context.tokens}
+    assert set(HOSTILE) <= shown
+    text = rendered(page).replace("\n", "")
+    assert {c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Cn"}} == set()
+    assert "[red]" in text  # and is no markup to rich either
+    coloured = re.sub(r"\x1b\[[0-9;]*m", "", rendered(page, colour=True)).replace("\n", "")
+    assert "\x1b" not in coloured
+
+
+@given(st.text())
+def test_visible_text_holds_nothing_invisible(text: str) -> None:
+    shown = visible(text)
+    assert len(shown) >= len(text)
+    assert not {unicodedata.category(c) for c in shown} & {"Cc", "Cf", "Cs", "Co", "Cn"}
+
+
+def test_newlines_and_tabs_have_signs_of_their_own() -> None:
+    assert visible("a\n\tb\r") == "a⏎⇥b␍"
+    assert visible("\x1b[2J\x7f\x9b\u202e") == "␛[2J␡⟨009B⟩⟨202E⟩"
+    assert visible("naïve 日本 🙂") == "naïve 日本 🙂"
+
+
+@given(st.floats(0, 1))
+def test_every_strength_has_a_style(strength: float) -> None:
+    assert bool(shade(strength)) == (strength > 0)
+
+
+def test_small_counts_stay_visible_beside_large_ones() -> None:
+    assert sparkline([1, 0, 1_000_000]) == "▁ █"
+    assert sparkline([]) == ""
+    assert sparkline([0, 0]) == "  "
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0%"), (1, "100%"), (0.5, "50%"), (0.0123, "1.2%"), (0.000999, "0.100%")],
+)
+def test_shares_keep_two_digits_that_say_something(share: float, text: str) -> None:
+    assert percentage(share) == text
+
+
+def test_the_page_as_json_names_the_feature_as_people_do(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    content = json.loads(json.dumps(page_of(connection, 0).as_dict(), default=str))
+    assert content["feature_id"] == f"{RES}/0"
+    assert len(content["contexts"][0]["tokens"]) == 64
+
+
+def test_the_histogram_stands_between_its_ends(connection: duckdb.DuckDBPyConnection) -> None:
+    assert re.search(r"histogram +0\.50 [▁-█]{6} 23\.40", rendered(page_of(connection, 0)))

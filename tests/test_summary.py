@@ -1,0 +1,166 @@
+"""How a run stands: figures as a person would count them, and how they look."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+from made_up_run import MLP, RES, make_database
+from rich.console import Console, RenderableType
+from scopenote.flows.summary import bytes_in_words, render_ending, render_status
+from scopenote.store.run_folder import RunFolder
+from scopenote.store.schema import MIGRATIONS
+from scopenote.store.status import read_extremes, read_status
+
+FOLDER = RunFolder(Path("my run"))
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with make_database() as connection:
+        yield connection
+
+
+@pytest.fixture
+def empty() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        for migration in MIGRATIONS:
+            connection.execute(migration.sql)
+        yield connection
+
+
+def rendered(page: RenderableType, width: int = 100, colour: bool = False) -> str:
+    stream = io.StringIO()
+    system = "truecolor" if colour else None
+    Console(
+        file=stream, width=width, color_system=system, force_terminal=colour, highlight=False
+    ).print(page, crop=False)
+    return stream.getvalue()
+
+
+def test_the_status_counts_text_features_labels_and_failures(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    status = read_status(connection, tmp_path / "none")
+    assert (status.n_tokens, status.n_documents) == (612_034, 512)
+    assert [sae.sae_id for sae in status.saes] == [MLP, RES]
+    for sae in status.saes:
+        assert (sae.n_features, sae.n_alive, sae.n_labelled) == (40, 39, 38)
+        assert sae.failures == {"never active in explain": 1}
+    assert [(split.split, split.n_tokens) for split in status.splits] == [
+        ("explain", 306_000),
+        ("select", 122_034),
+        ("score", 184_000),
+    ]
+    assert [run.status for run in status.runs] == ["done", "interrupted"]
+
+
+def test_scores_are_summed_up_as_a_plain_count_would(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    for sae in read_status(connection, tmp_path).saes:
+        rows = connection.execute(
+            "SELECT score FROM current_labels WHERE sae_id = ? AND score IS NOT NULL", [sae.sae_id]
+        ).fetchall()
+        scores = sorted(score for (score,) in rows)
+        found = sae.scores
+        assert (found.n, found.low, found.high) == (len(scores), scores[0], scores[-1])
+        assert found.median == pytest.approx(scores[len(scores) // 2])
+        expected = [0] * 20
+        for score in scores:
+            if score >= 0:
+                expected[min(int(score * 20), 19)] += 1
+        assert list(found.histogram) == expected
+        assert found.n_negative == sum(score < 0 for score in scores) == 1
+        assert found.undefined == {"too few active tokens": 1}
+
+
+def test_a_perfect_score_falls_into_the_last_bin(tmp_path: Path) -> None:
+    with make_database() as connection:
+        connection.execute("UPDATE scores SET value = 1 WHERE metric = 'correlation'")
+        for sae in read_status(connection, tmp_path).saes:
+            assert sae.scores.histogram[-1] == sae.scores.n == 38
+
+
+def test_best_and_worst_labels_are_the_extremes_and_never_the_same(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    rows = connection.execute(
+        "SELECT sae_id || '/' || feature, score FROM current_labels WHERE score IS NOT NULL "
+        "ORDER BY score DESC, sae_id, feature"
+    ).fetchall()
+    extremes = read_extremes(connection)
+    assert [(label.feature, label.score) for label in extremes.best] == rows[:5]
+    assert {(label.feature, label.score) for label in extremes.worst} == set(rows[-5:])
+    every = read_extremes(connection, n=50)
+    named = [label.feature for label in (*every.best, *every.worst)]
+    assert len(named) == len(set(named)) == len(rows)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_the_pages_fit_the_terminal(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, width: int
+) -> None:
+    status, extremes = read_status(connection, tmp_path), read_extremes(connection)
+    for page in (
+        render_status(status, FOLDER),
+        render_ending(status, extremes, FOLDER, "scopenote"),
+    ):
+        lines = rendered(page, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert not any("…" in line for line in lines)
+
+
+def test_the_ending_shows_labels_scores_places_and_commands_to_type(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    status, extremes = read_status(connection, tmp_path), read_extremes(connection)
+    text = rendered(render_ending(status, extremes, FOLDER, ".venv/bin/scopenote"), width=60)
+    assert "Best labels" in text
+    assert "Worst labels" in text
+    assert "1 undefined: too few active tokens" in text
+    # Whole on its line at any width, quoted as a shell needs it.
+    command = f"    .venv/bin/scopenote show 'my run' {extremes.best[0].feature}"
+    assert command in text.splitlines()
+    assert "    .venv/bin/scopenote status 'my run'" in text.splitlines()
+
+
+def test_an_empty_run_has_a_status_and_an_ending(
+    empty: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    status, extremes = read_status(empty, tmp_path / "none"), read_extremes(empty)
+    assert "nothing collected yet" in rendered(render_status(status, FOLDER))
+    assert "What to try next" in rendered(render_ending(status, extremes, FOLDER, "scopenote"))
+
+
+def test_without_colour_no_escape_is_written(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    page = render_status(read_status(connection, tmp_path), FOLDER)
+    assert "\x1b" not in rendered(page)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", rendered(page, colour=True)) == rendered(page)
+
+
+def test_the_status_as_json_is_json(connection: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    content = json.loads(json.dumps(read_status(connection, tmp_path).as_dict(), default=str))
+    assert content["saes"][0]["scores"]["undefined"] == {"too few active tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (999_999, "1.0 MB"),
+        (48_200_000, "48.2 MB"),
+        (19_300_000_000_000_000, "19300 TB"),
+    ],
+)
+def test_sizes_are_said_in_their_unit(n: int, words: str) -> None:
+    assert bytes_in_words(n) == words
