@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .store.database import Store, open_store as open  # noqa: A004
+    from .store.database import Store
+    from .store.database import open_store as open
 
 __all__ = ["Store", "open"]
 __version__ = "0.1.0"

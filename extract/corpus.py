@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..store.errors import CorpusError
 from ..store.splits import document_id
+
+if TYPE_CHECKING:
+    from .sae_sources import SaeSource
 
 TextUnit = Literal["paragraph", "line", "file"]
 
@@ -82,6 +87,11 @@ class RowCounts:
         """Unusable rows of all reasons."""
         return sum(self.bad.values())
 
+    @property
+    def n_rows(self) -> int:
+        """All rows read."""
+        return self.good + self.empty + self.n_bad
+
     def add_bad(self, reason: str, where: str) -> None:
         """Counts a row that cannot be used."""
         self.bad[reason] = self.bad.get(reason, 0) + 1
@@ -111,31 +121,36 @@ def read_documents(source: CorpusSource, counts: RowCounts) -> Iterator[Document
     for row in _read_rows(source):
         if isinstance(row, BadRow):
             counts.add_bad(row.reason, row.where)
-            _judge(source, counts, _ROWS_BEFORE_JUDGING)
+            if counts.n_rows >= _ROWS_BEFORE_JUDGING:
+                check_bad_share(source, counts)
         elif not row.strip():
             counts.empty += 1
         else:
             counts.good += 1
             yield Document(row, document_id(row))
-    _judge(source, counts, 0)
+    check_bad_share(source, counts)
     if counts.good == 0:
         raise CorpusError(
             "The corpus has no text.",
             where=str(source),
-            found=f"{counts.empty + counts.n_bad} rows, none with text",
+            found=f"{counts.n_rows:,} rows, none with text",
             expected="at least one document",
             mend="check [corpus] path, dataset_split and text_field",
         )
 
 
-def _judge(source: CorpusSource, counts: RowCounts, least_rows: int) -> None:
-    n_rows = counts.good + counts.empty + counts.n_bad
-    if n_rows < least_rows or counts.n_bad <= source.max_bad_share * n_rows:
+def check_bad_share(source: CorpusSource, counts: RowCounts) -> None:
+    """Judges the rows read; for a reader that stops before the corpus ends.
+
+    Raises:
+        CorpusError: more of them are bad than the source allows.
+    """
+    if counts.n_bad <= source.max_bad_share * counts.n_rows:
         return
     raise CorpusError(
         "Too many rows of the corpus cannot be used.",
         where=str(source),
-        found=f"{counts.n_bad:,} of {n_rows:,}: {counts.describe_bad()}",
+        found=f"{counts.n_bad:,} of {counts.n_rows:,}: {counts.describe_bad()}",
         expected=f"at most {source.max_bad_share:.1%} bad rows",
         mend="mend the rows, or allow more with [corpus] max_bad_share",
     )
@@ -148,21 +163,20 @@ def _read_rows(source: CorpusSource) -> Iterator[str | BadRow]:
         yield from iterate_documents(include_tests=source.include_tests)
     elif source.dataset is not None:
         yield from _read_hub(source)
-    else:
-        assert source.path is not None
+    elif source.path is not None:
         for file in _list_files(Path(source.path)):
-            yield from _READERS[file.suffix](file, source)
+            yield from _READERS[file.suffix.lower()](file, source)
 
 
 def _list_files(path: Path) -> list[Path]:
     kinds = ", ".join(_READERS)
     if path.is_file():
-        if path.suffix in _READERS:
+        if path.suffix.lower() in _READERS:
             return [path]
         raise CorpusError(
             "The corpus file is of a kind that Scopenote does not read.",
             where=str(path),
-            found=f"{path.suffix or 'no ending'}",
+            found=path.suffix or "no ending",
             expected=kinds,
         )
     if not path.is_dir():
@@ -173,7 +187,7 @@ def _list_files(path: Path) -> list[Path]:
             mend="correct [corpus] path; relative paths start at the configuration file's folder",
         )
     found = sorted(file for file in path.rglob("*") if file.is_file())
-    usable = [file for file in found if file.suffix in _READERS]
+    usable = [file for file in found if file.suffix.lower() in _READERS]
     if not usable:
         raise CorpusError(
             "The corpus folder has no file that Scopenote reads.",
@@ -188,21 +202,26 @@ def _read_text(file: Path, source: CorpusSource) -> Iterator[str | BadRow]:
     # Read as bytes, so that one bad byte spoils one document and not the file.
     with _open(file) as lines:
         if source.text_unit == "file":
-            yield _decode(lines.read(), f"{file}")
-            return
-        gathered: list[bytes] = []
-        first = 1
-        for number, line in enumerate(lines, start=1):
-            if source.text_unit == "line":
-                yield _decode(line.rstrip(b"\r\n"), f"{file}:{number}")
-            elif line.strip():
-                first = first if gathered else number
-                gathered.append(line)
-            elif gathered:
-                yield _decode(b"".join(gathered), f"{file}:{first}")
-                gathered = []
-        if gathered:
+            yield _decode(b"".join(lines), f"{file}")
+        elif source.text_unit == "line":
+            for number, line in enumerate(lines, start=1):
+                yield _decode(line, f"{file}:{number}")
+        else:
+            yield from _join_paragraphs(file, lines)
+
+
+def _join_paragraphs(file: Path, lines: Iterator[bytes]) -> Iterator[str | BadRow]:
+    gathered: list[bytes] = []
+    first = 1
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            first = first if gathered else number
+            gathered.append(line)
+        elif gathered:
             yield _decode(b"".join(gathered), f"{file}:{first}")
+            gathered = []
+    if gathered:
+        yield _decode(b"".join(gathered), f"{file}:{first}")
 
 
 def _read_jsonl(file: Path, source: CorpusSource) -> Iterator[str | BadRow]:
@@ -212,10 +231,10 @@ def _read_jsonl(file: Path, source: CorpusSource) -> Iterator[str | BadRow]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
             except UnicodeDecodeError:
                 yield BadRow("not UTF-8", where)
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield BadRow("not JSON", where)
             else:
                 yield _text_of(row, source.text_field, where)
@@ -226,33 +245,36 @@ def _read_parquet(file: Path, source: CorpusSource) -> Iterator[str | BadRow]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CorpusError(
-            "The corpus file cannot be read as Parquet.", where=str(file), found=str(error)
-        ) from error
-    with table:
-        if source.text_field not in table.schema_arrow.names:
-            raise CorpusError(
-                "The corpus file has no column of that name.",
-                where=str(file),
-                found=", ".join(table.schema_arrow.names),
-                expected=source.text_field,
-                mend="set [corpus] text_field",
-            )
-        number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=[source.text_field]):
-            for value in batch.column(0).to_pylist():
-                yield _text_of(
-                    {source.text_field: value}, source.text_field, f"{file}, row {number}"
+        # Page by page: by default a row group's whole column would be read ahead.
+        with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as table:
+            if source.text_field not in table.schema_arrow.names:
+                raise CorpusError(
+                    "The corpus file has no column of that name.",
+                    where=str(file),
+                    found=", ".join(table.schema_arrow.names),
+                    expected=source.text_field,
+                    mend="set [corpus] text_field",
                 )
-                number += 1
+            values = (
+                value
+                for batch in table.iter_batches(batch_size=256, columns=[source.text_field])
+                for value in batch.column(0)
+            )
+            for number, value in enumerate(values, start=1):
+                yield _text_of_cell(value, source.text_field, f"{file}, row {number}")
+    except (pa.ArrowException, OSError) as error:
+        raise CorpusError(
+            "The corpus file cannot be read as Parquet.",
+            where=str(file),
+            found=_first_line(error),
+            mend="copy or download it again",
+        ) from error
 
 
 def _read_hub(source: CorpusSource) -> Iterator[str | BadRow]:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
 
+    # The library raises these for whatever the hub or a row group answers.
     try:
         rows = load_dataset(
             source.dataset,
@@ -261,13 +283,13 @@ def _read_hub(source: CorpusSource) -> Iterator[str | BadRow]:
             revision=source.revision,
             streaming=True,
         )
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows, start=1):
             yield _text_of(row, source.text_field, f"{source.dataset}, row {number}")
-    except (DatasetNotFoundError, ConnectionError, ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise CorpusError(
             "The data set cannot be read.",
             where=f"[corpus] dataset = {source.dataset!r}",
-            found=str(error).splitlines()[0],
+            found=_first_line(error),
             expected="a data set on the hub that this machine can reach",
             mend="check its name, dataset_config, dataset_split and the connection; "
             "a local copy is read with [corpus] path",
@@ -283,29 +305,55 @@ def _text_of(row: Any, text_field: str, where: str) -> str | BadRow:
     text = row[text_field]
     if not isinstance(text, str):
         return BadRow(f"whose {text_field!r} is not text", where)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # JSON can spell half of a surrogate pair, which is no character and has no tokens.
+        return BadRow(f"whose {text_field!r} is not valid Unicode", where)
     return text
 
 
-def _decode(content: bytes, where: str) -> str | BadRow:
+def _text_of_cell(value: Any, text_field: str, where: str) -> str | BadRow:
     try:
-        return content.decode("utf-8")
+        return _text_of({text_field: value.as_py()}, text_field, where)
     except UnicodeDecodeError:
         return BadRow("not UTF-8", where)
 
 
-def _open(file: Path) -> Any:
+def _decode(content: bytes, where: str) -> str | BadRow:
+    # However a file ends its lines, the same text is the same document.
     try:
-        return file.open("rb")
+        return content.decode("utf-8").replace("\r\n", "\n").rstrip("\n")
+    except UnicodeDecodeError:
+        return BadRow("not UTF-8", where)
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Iterator[bytes]]:
+    """The file's lines, without a byte order mark."""
+    try:
+        opened = file.open("rb")
     except OSError as error:
         raise CorpusError(
             "The corpus file cannot be opened.", where=str(file), found=error.strerror
         ) from error
+    with opened:
+        if opened.read(len(BOM_UTF8)) != BOM_UTF8:
+            opened.seek(0)
+        yield opened
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 _READERS = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
-def corpus_source_state(source: CorpusSource, saes: list[Any], max_tokens: int | None) -> str:
+def corpus_source_state(
+    source: CorpusSource, saes: Sequence[SaeSource], max_tokens: int | None
+) -> str:
     """A description that changes when the text or the SAEs may have changed.
 
     Of files the size and time of writing, so that a run that has nothing to do need not read

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.resources import files
@@ -10,13 +15,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from ..store.errors import ModelError
+from .attention import BLOCKED_ATTENTION, register_blocked_attention
 from .sites import Site, reading
 
 TOY = "toy"
 _SUPPORTED = ("gemma2",)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,8 @@ def model_path(name: str) -> str:
 
 def model_name(name: str) -> str:
     """The model's part of feature ids: the last component of its hub id or folder."""
-    return Path(model_path(name)).name
+    path = model_path(name)
+    return Path(os.path.abspath(path) if Path(path).is_dir() else path).name
 
 
 def load_model(
@@ -86,40 +96,21 @@ def load_model(
         ModelError: it cannot be loaded, is not a Gemma 2, or has no such layer.
     """
     source = model_path(name)
-    config = _load_config(name, source)
-    deepest = max((site.layer for site in sites), default=config.num_hidden_layers - 1)
-    for site in sites:
-        if not 0 <= site.layer < config.num_hidden_layers:
-            raise ModelError(
-                f"The model has no layer {site.layer}.",
-                where=name,
-                found=str(site),
-                expected=f"a layer from 0 to {config.num_hidden_layers - 1}",
-                mend="correct the SAE's path, or its `layer` in the configuration's [saes]",
-            )
-    chosen = choose_device(device)
-    try:
-        network = AutoModel.from_pretrained(
-            source,
-            num_hidden_layers=deepest + 1,
-            layer_types=config.layer_types[: deepest + 1],
-            dtype=choose_dtype(dtype, chosen),
-            # The only implementation that applies Gemma 2's soft cap everywhere; asked for by
-            # name because older versions silently dropped the cap under `sdpa`.
-            attn_implementation="eager",
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
-    if not tokenizer.is_fast:
-        raise ModelError(
-            "The model's tokenizer has no fast version.",
-            where=name,
-            expected="a folder or repository with tokenizer.json",
-        )
+    if not Path(source).is_dir() and source.startswith(("/", ".", "~")):
+        raise _cannot_load(name, FileNotFoundError("there is no folder of that name"))
+    with _quiet_loading():
+        config = _load_config(name, source)
+        _check_layers(name, sites, config)
+        tokenizer = _load_tokenizer(name, source, config)
+        chosen = choose_device(device)
+        deepest = max((site.layer for site in sites), default=config.num_hidden_layers - 1)
+        network = _load_network(name, source, config, deepest + 1, choose_dtype(dtype, chosen))
+        if chosen.type == "cpu":
+            register_blocked_attention()
+            network.set_attn_implementation(BLOCKED_ATTENTION)
     return SubjectModel(
         name=model_name(name),
-        network=network.eval().to(chosen),
+        network=network.to(chosen),
         tokenizer=tokenizer,
         config=config,
         content_hash=_describe(config, tokenizer),
@@ -149,15 +140,22 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The torch dtype of that name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    named: torch.dtype = getattr(torch, dtype)
-    return named
+    if dtype not in _DTYPES:
+        raise ModelError(
+            "The model cannot be computed in this type.",
+            where="model.dtype",
+            found=dtype,
+            expected=", ".join(["auto", *_DTYPES]),
+        )
+    return _DTYPES[dtype]
 
 
 def load_token_pieces(tokenizer: Any) -> list[tuple[int, str, bytes]]:
-    """Every token's id, readable text and exact bytes.
+    """Every token's id, readable text and exact bytes, in Gemma's alphabet, by rising id.
 
-    A token that is a single byte of a longer character has no text of its own: it is written
-    `<0xE2>`, as the vocabulary spells it, and its byte stands in the third column.
+    `▁` is written as the space it stands for. A token that is a single byte of a longer
+    character has no text of its own: it is written `<0xE2>`, as the vocabulary spells it, and its
+    byte stands in the third column.
     """
     pieces = []
     vocabulary: dict[str, int] = tokenizer.get_vocab()
@@ -170,6 +168,27 @@ def load_token_pieces(tokenizer: Any) -> list[tuple[int, str, bytes]]:
             content = text.encode("utf-8", "surrogatepass")
         pieces.append((token_id, text, content))
     return pieces
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keeps transformers' own progress bar and load report off the terminal, within the block.
+
+    The report lists the layers left out on purpose; what matters of it is checked instead. Bars
+    of downloads are not affected.
+    """
+
+    def without_bar(make: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return make(*args, **{**kwargs, "disable": True})
+
+    verbosity = transformers_logging.get_verbosity()
+    hook = transformers_logging.set_tqdm_hook(without_bar)
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.set_tqdm_hook(hook)
 
 
 def _load_config(name: str, source: str) -> Any:
@@ -189,6 +208,72 @@ def _load_config(name: str, source: str) -> Any:
     return config
 
 
+def _check_layers(name: str, sites: list[Site], config: Any) -> None:
+    for site in sites:
+        if not 0 <= site.layer < config.num_hidden_layers:
+            raise ModelError(
+                f"The model has no layer {site.layer}.",
+                where=name,
+                found=str(site),
+                expected=f"a layer from 0 to {config.num_hidden_layers - 1}",
+                mend="correct the SAE's path, or its `layer` in the configuration's [saes]",
+            )
+
+
+def _load_network(name: str, source: str, config: Any, n_layers: int, dtype: torch.dtype) -> Any:
+    try:
+        network, report = AutoModel.from_pretrained(
+            source,
+            num_hidden_layers=n_layers,
+            layer_types=config.layer_types[:n_layers],
+            dtype=dtype,
+            # Of transformers' own the one that applies Gemma 2's soft cap everywhere; asked
+            # for by name because older versions silently dropped the cap under `sdpa`.
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _cannot_load(name, error) from error
+    # Weights that the files lack are otherwise filled with random numbers.
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            "The model's files lack weights.",
+            where=name,
+            found=f"{len(missing)} missing, such as {missing[0]}",
+            expected=f"the weights of {config.num_hidden_layers} layers of {config.model_type}",
+            mend="download or copy the model again",
+        )
+    return network.eval()
+
+
+def _load_tokenizer(name: str, source: str, config: Any) -> Any:
+    # A broken tokenizer.json makes the tokenizers library raise bare Exception.
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise _cannot_load(name, error) from error
+    vocabulary = tokenizer.get_vocab()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        fault = "no fast version (tokenizer.json)"
+    elif backend.decoder is None or b"ByteFallback" not in backend.decoder.__getstate__():
+        fault = "an alphabet other than Gemma's, perhaps byte-level BPE"
+    elif tokenizer.bos_token_id is None:
+        fault = "no BOS token"
+    elif max(vocabulary.values()) >= config.vocab_size:
+        fault = f"token ids up to {max(vocabulary.values())}, beyond the model's vocabulary"
+    else:
+        return tokenizer
+    raise ModelError(
+        "The model's tokenizer is not one that Scopenote can use.",
+        where=name,
+        found=fault,
+        expected=f"Gemma's: BPE with byte fallback, a BOS, ids below {config.vocab_size}",
+        mend="use the tokenizer that came with the model",
+    )
+
+
 def _cannot_load(name: str, error: Exception) -> ModelError:
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ModelError(
@@ -202,6 +287,10 @@ def _cannot_load(name: str, error: Exception) -> ModelError:
 
 def _describe(config: Any, tokenizer: Any) -> str:
     digest = blake2b(digest_size=8)
-    digest.update(config.to_json_string(use_diff=False).encode())
+    described = config.to_dict()
+    # Who wrote the file does not change what the model computes.
+    described.pop("transformers_version", None)
+    described.pop("_name_or_path", None)
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     return digest.hexdigest()

@@ -6,8 +6,8 @@ greater, without subtracting `b_dec` and without scaling the input (Lieberum et 
 
 from __future__ import annotations
 
-import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -18,28 +18,10 @@ import torch
 from jaxtyping import Float
 
 from ..store.errors import SaeError
-from .sites import SITE_KINDS, Site, SiteKind, site_width
+from .sae_sources import SaeSource
+from .sites import Site, site_width
 
 _ARRAYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
-
-
-@dataclass(frozen=True, slots=True)
-class SaeSource:
-    """Where an SAE's file is and what it is for.
-
-    Attributes:
-        sae_id: `{model}/{source}`, as in feature ids.
-        path: the params.npz.
-        site: the tensor it reads.
-        stated_l0: active features per token that its folder's name promises, if it does.
-        source: as the user named it.
-    """
-
-    sae_id: str
-    path: Path
-    site: Site
-    stated_l0: float | None
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +91,9 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
             each other or the model, or values that are not finite.
     """
     arrays = _read_arrays(source)
-    width, d_in = _check_shapes(source, arrays, site_width(source.site, config))
+    _check_shapes(source, arrays, site_width(source.site, config))
     _check_values(source, arrays)
     as_tensor = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    assert as_tensor["W_enc"].shape == (d_in, width)
     return Sae(
         source=source,
         encoder=as_tensor["W_enc"].T.contiguous(),
@@ -124,59 +105,12 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
     )
 
 
-_LAYOUT = re.compile(r"layer_(?P<layer>\d+)/width_(?P<width>\w+?)/average_l0_(?P<l0>\d+)$")
-
-
-def locate_sae(
-    path: str, model: str, kind: SiteKind | None = None, layer: int | None = None
-) -> SaeSource:
-    """What a local path says of itself, in Gemma Scope's layout or told by the caller.
-
-    Args:
-        path: a params.npz or the folder that holds it.
-        model: the model's name in feature ids.
-        kind: the site, where a folder called `res`, `mlp` or `att` (or a repository's name
-            ending so) above the layer does not tell.
-        layer: counted from 0, where a folder `layer_N` does not tell.
-
-    Raises:
-        SaeError: nothing is there, or site or layer cannot be told.
-    """
-    file = Path(path) / "params.npz" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise SaeError(
-            "There is no SAE at this path.",
-            where="[saes] paths",
-            found=path,
-            expected="a params.npz, or the folder that holds one",
-        )
-    folder = file.resolve().parent
-    layout = _LAYOUT.search(folder.as_posix())
-    above = folder.parents[2].name if layout and len(folder.parents) > 2 else ""
-    told_kind = kind or next((k for k in SITE_KINDS if above == k or above.endswith(f"-{k}")), None)
-    told_layer = layer if layer is not None else int(layout["layer"]) if layout else None
-    if told_kind is None or told_layer is None:
-        raise SaeError(
-            "The path does not say which tensor the SAE reads.",
-            where=path,
-            found=f"site {told_kind or 'unknown'}, layer {'unknown' if told_layer is None else told_layer}",
-            expected="…-res/layer_20/width_16k/average_l0_71/params.npz or the like",
-            mend='name both: {path = "…", site = "res", layer = 20}, site being one of '
-            + ", ".join(SITE_KINDS),
-        )
-    name = f"{told_layer}-{told_kind}-{layout['width']}" if layout else folder.name
-    return SaeSource(
-        sae_id=f"{model}/{name}",
-        path=file,
-        site=Site(told_layer, told_kind),
-        stated_l0=float(layout["l0"]) if layout else None,
-        source=path,
-    )
-
-
 def _read_arrays(source: SaeSource) -> dict[str, Any]:
     try:
-        with np.load(source.path, allow_pickle=False) as npz:
+        opened = np.load(source.path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with opened as npz:
             # Some uploads spell W_enc as w_enc.
             by_name = {name.lower(): name for name in npz.files}
             missing = [name for name in _ARRAYS if name.lower() not in by_name]
@@ -188,22 +122,22 @@ def _read_arrays(source: SaeSource) -> dict[str, Any]:
                     expected=", ".join(_ARRAYS),
                 )
             return {
-                name: np.ascontiguousarray(npz[by_name[name.lower()]], dtype=np.float32)
+                name: np.asarray(npz[by_name[name.lower()]], dtype=np.float32, order="C")
                 for name in _ARRAYS
             }
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
         raise SaeError(
-            "The SAE's file cannot be read; it is damaged or was cut short.",
+            "The SAE's file cannot be read; it is damaged, cut short or of another kind.",
             where=str(source.path),
-            found=str(error),
-            expected="a NumPy .npz",
+            found=str(error) or type(error).__name__,
+            expected="a NumPy .npz of plain arrays of numbers",
             mend="download or copy it again",
         ) from error
 
 
-def _check_shapes(source: SaeSource, arrays: dict[str, Any], site: int) -> tuple[int, int]:
+def _check_shapes(source: SaeSource, arrays: dict[str, Any], site: int) -> None:
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    width = shapes["threshold"][0] if len(shapes["threshold"]) == 1 else -1
+    width = arrays["b_enc"].size
     wanted = {
         "W_enc": (site, width),
         "W_dec": (width, site),
@@ -220,7 +154,6 @@ def _check_shapes(source: SaeSource, arrays: dict[str, Any], site: int) -> tuple
             expected=", ".join(f"{name} {wanted[name]}" for name in wrong),
             mend=f"the site's vectors have {site} numbers: is this SAE for another model or site?",
         )
-    return width, site
 
 
 def _check_values(source: SaeSource, arrays: dict[str, Any]) -> None:

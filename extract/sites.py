@@ -6,10 +6,10 @@ one still encodes without complaint, so every site is tested against a plain re-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -49,18 +49,16 @@ def reading(
 ) -> Iterator[dict[Site, Float[torch.Tensor, "B S D"]]]:
     """Within the block, each forward pass of the base model leaves the sites' tensors here."""
     seen: dict[Site, torch.Tensor] = {}
-    handles = [_hook(model, site, seen) for site in sites]
-    try:
+    with ExitStack() as hooks:
+        for site in sites:
+            hooks.callback(_hook(model, site, seen).remove)
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _hook(
     model: nn.Module, site: Site, seen: dict[Site, torch.Tensor]
 ) -> torch.utils.hooks.RemovableHandle:
-    layer: Any = model.layers[site.layer]  # type: ignore[index]
+    layer: nn.Module = cast(Any, model).layers[site.layer]
 
     def keep_output(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
         seen[site] = output
@@ -68,9 +66,11 @@ def _hook(
     def keep_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         seen[site] = inputs[0]
 
-    hooks: dict[SiteKind, Callable[[], torch.utils.hooks.RemovableHandle]] = {
-        "res": lambda: layer.register_forward_hook(keep_output),
-        "mlp": lambda: layer.post_feedforward_layernorm.register_forward_hook(keep_output),
-        "att": lambda: layer.self_attn.o_proj.register_forward_pre_hook(keep_input),
-    }
-    return hooks[site.kind]()
+    match site.kind:
+        case "res":
+            return layer.register_forward_hook(keep_output)
+        case "mlp":
+            norm = layer.get_submodule("post_feedforward_layernorm")
+            return norm.register_forward_hook(keep_output)
+        case "att":
+            return layer.get_submodule("self_attn.o_proj").register_forward_pre_hook(keep_input)

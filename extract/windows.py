@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int32, Int64, UInt64
+from jaxtyping import Bool, Int8, Int32, Int64, UInt8, UInt64
 
 from ..store.errors import CorpusError
 from ..store.records import content_hash
@@ -131,57 +131,61 @@ def tokenize_chunk(
         verbose=False,
     )["input_ids"]
     documents = [np.asarray(ids, dtype=np.int32) for ids in encoded]
-    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])]).astype(np.int64)
-    sequence_rows: list[tuple[int, int]] = []
-    rows: list[tuple[int, int, int, int, int, int, int, int, int]] = []
-    for number, (document, ids) in enumerate(zip(chunk.documents, documents, strict=True)):
-        if len(ids) >= 1 << _START_BITS:
-            raise CorpusError(
-                "A document is too long.",
-                where=f"the document that begins {document.text[:40]!r}",
-                found=f"{len(ids):,} tokens",
-                expected=f"fewer than {1 << _START_BITS:,}",
-                mend="cut it into several documents",
-            )
-        split = SPLITS.index(split_of(document.doc_id))
-        place = chunk.index * CHUNK_DOCUMENTS + number
-        for begin in range(0, len(ids), shape.sequence_content):
-            length = min(shape.sequence_content, len(ids) - begin)
-            for start in range(begin, begin + length, shape.window_tokens):
-                window = ids[start : min(start + shape.window_tokens, begin + length)]
-                rows.append(
-                    (
-                        int(offsets[number]) + start,
-                        len(window),
-                        len(sequence_rows),
-                        number,
-                        split,
-                        token_hash(window, shape.seed),
-                        window_id(tokenizer_name, document.doc_id, start, window),
-                        place << _START_BITS | start,
-                        min(shape.prefix_tokens, start - begin),
-                    )
-                )
-            sequence_rows.append((int(offsets[number]) + begin, length))
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 9
-    sequences = np.array(sequence_rows, dtype=np.int64).reshape(-1, 2)
+    for document, ids in zip(chunk.documents, documents, strict=True):
+        _check_length(document, len(ids))
+    tokens = np.concatenate(documents)
+    n_tokens = np.array([len(ids) for ids in documents])
+    begin = np.cumsum(n_tokens) - n_tokens
+    # A sequence holds whole windows, so both are cut from the document's beginning.
+    sequence_document, sequence_start = _cut(n_tokens, shape.sequence_content)
+    window_document, window_start = _cut(n_tokens, shape.window_tokens)
+    n_sequences = np.bincount(sequence_document, minlength=len(documents))
+    first_sequence = np.cumsum(n_sequences) - n_sequences
+    window_length = np.minimum(shape.window_tokens, n_tokens[window_document] - window_start)
+    doc_ids = tuple(document.doc_id for document in chunk.documents)
+    split = np.array([SPLITS.index(split_of(doc_id)) for doc_id in doc_ids], dtype=np.int8)
+    ends = np.cumsum(window_length)
+    contents = [tokens[end - n : end] for end, n in zip(ends, window_length, strict=True)]
+    names = [
+        window_id(tokenizer_name, doc_ids[document], int(start), content)
+        for document, start, content in zip(window_document, window_start, contents, strict=True)
+    ]
     return TokenizedChunk(
         index=chunk.index,
         chunk_id=chunk.chunk_id,
-        doc_ids=tuple(document.doc_id for document in chunk.documents),
-        tokens=np.concatenate(documents) if documents else np.empty(0, np.int32),
-        sequence_start=sequences[:, 0],
-        sequence_length=sequences[:, 1],
-        window_start=np.array(columns[0], dtype=np.int64),
-        window_length=np.array(columns[1], dtype=np.int64),
-        window_sequence=np.array(columns[2], dtype=np.int64),
-        window_document=np.array(columns[3], dtype=np.int64),
-        window_split=np.array(columns[4], dtype=np.int8),
-        token_hash=np.array(columns[5], dtype=np.uint64),
-        window_id=np.array(columns[6], dtype=np.uint64),
-        occurrence=np.array(columns[7], dtype=np.int64),
-        prefix_length=np.array(columns[8], dtype=np.int64),
+        doc_ids=doc_ids,
+        tokens=tokens,
+        sequence_start=begin[sequence_document] + sequence_start,
+        sequence_length=np.minimum(
+            shape.sequence_content, n_tokens[sequence_document] - sequence_start
+        ),
+        window_start=begin[window_document] + window_start,
+        window_length=window_length,
+        window_sequence=first_sequence[window_document] + window_start // shape.sequence_content,
+        window_document=window_document,
+        window_split=split[window_document],
+        token_hash=np.array([token_hash(c, shape.seed) for c in contents], dtype=np.uint64),
+        window_id=np.array(names, dtype=np.uint64),
+        occurrence=(chunk.index * CHUNK_DOCUMENTS + window_document) << _START_BITS | window_start,
+        prefix_length=np.minimum(shape.prefix_tokens, window_start % shape.sequence_content),
     )
+
+
+def _check_length(document: Document, n_tokens: int) -> None:
+    if n_tokens >= 1 << _START_BITS:
+        raise CorpusError(
+            "A document is too long.",
+            where=f"the document that begins {document.text[:40]!r}",
+            found=f"{n_tokens:,} tokens",
+            expected=f"fewer than {1 << _START_BITS:,}",
+            mend="cut it into several documents",
+        )
+
+
+def _cut(n_tokens: Int64[np.ndarray, " D"], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The document of each piece of `size` tokens, and where in the document it starts."""
+    n_pieces = -(-n_tokens // size)
+    return np.repeat(np.arange(len(n_tokens)), n_pieces), _count_up(n_pieces) * size
 
 
 def occurrence_start(occurrence: Int64[np.ndarray, " W"]) -> Int64[np.ndarray, " W"]:
@@ -200,13 +204,14 @@ class SequenceBatch:
         windows: the chunk's windows in this batch, in the order of their tokens.
         window_of_token: for each text token, the number of its window within `windows`.
         position: the token's place in its window.
+        is_special: which text tokens are special ones after all; None where none is.
     """
 
     input_ids: Int32[np.ndarray, "B S"]
     flat_positions: Int64[np.ndarray, " T"]
     windows: Int64[np.ndarray, " W"]
     window_of_token: Int32[np.ndarray, " T"]
-    position: np.ndarray
+    position: UInt8[np.ndarray, " T"]
     is_special: Bool[np.ndarray, " T"] | None
 
 

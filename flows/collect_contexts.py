@@ -15,7 +15,13 @@ from prefect.cache_policies import NO_CACHE
 
 from ..extract.collect_job import CollectedChunk, CollectJob
 from ..extract.collector import CollectedPart
-from ..extract.corpus import Document, RowCounts, corpus_source_state, read_documents
+from ..extract.corpus import (
+    Document,
+    RowCounts,
+    check_bad_share,
+    corpus_source_state,
+    read_documents,
+)
 from ..extract.models import load_token_pieces
 from ..extract.windows import TokenizedChunk, cut_chunks
 from ..store.absorb import absorb_collected
@@ -24,7 +30,7 @@ from ..store.database import open_work, publish
 from ..store.parts import remove_unfinished, write_part
 from ..store.run_folder import RunFolder, clear_disk_errors
 from .batches import as_is
-from .collect_job import corpus_source, load_collect_job, sae_sources
+from .collect_setup import corpus_source, load_collect_job, sae_sources
 from .config import Config
 from .progress import Progress, Stage
 from .recorded_runs import recorded_run
@@ -47,6 +53,8 @@ def collect_contexts(config: Config, folder: RunFolder, progress: Progress) -> S
         if before.complete_state != state:
             job = load_collect_job(config, saes)
             _collect_rest(job, read_documents(source, counts), config, folder, progress)
+            # With `max_tokens` reading stops before the end, where bad rows are judged.
+            check_bad_share(source, counts)
             with open_work(folder.path) as work:
                 mark_complete(work, state)
                 publish(work, folder.path)

@@ -62,11 +62,11 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description='"auto" (float32 on a CPU), "float32" or "bfloat16"'
     )
-    max_batch_tokens: Positive = Field(default=8192, description="tokens in one forward pass")
+    max_batch_tokens: Positive = Field(default=4096, description="tokens in one forward pass")
 
 
 class SaeEntry(Section):
-    """One SAE, or a folder of them."""
+    """One SAE."""
 
     path: Text = Field(description="params.npz, a folder that holds it, or a path on the hub")
     site: Site | None = Field(

@@ -1,4 +1,4 @@
-"""Reading what is kept of features, many at a time, as the arrays that explaining and scoring use."""
+"""Reading what is kept of features, many at a time, as arrays to explain and score with."""
 
 from __future__ import annotations
 

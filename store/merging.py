@@ -177,4 +177,5 @@ def _copy(connection: duckdb.DuckDBPyConnection, file: Path, query: str) -> None
 
 
 def per_split(sizes: Sequence[int]) -> str:
+    """An SQL expression: the size that belongs to the row's `split`."""
     return "CASE split " + " ".join(f"WHEN {i} THEN {n}" for i, n in enumerate(sizes)) + " END"

@@ -101,7 +101,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             start BIGINT,             -- tokens of the document before it
             token_ids INTEGER[],
             prefix_token_ids INTEGER[],
-            copies BIGINT,            -- occurrences of these token ids in the split; known for the background
+            copies BIGINT,            -- of these token ids in the split; known for the background
             is_background BOOLEAN,
             token_hash UBIGINT
         );
@@ -224,7 +224,8 @@ MIGRATIONS: tuple[Migration, ...] = (
                 ) AS place
             FROM labels l
             LEFT JOIN (
-                SELECT label_id, max(value) AS value FROM headline WHERE split = 'select' GROUP BY ALL
+                SELECT label_id, max(value) AS value FROM headline
+                WHERE split = 'select' GROUP BY ALL
             ) s USING (label_id)
             WHERE l.status = 'done'
         )

@@ -46,7 +46,8 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
 
 _NO_CONTEXTS = """
     SELECT NULL::BIGINT AS file_row_number, NULL::UTINYINT AS split, NULL::VARCHAR AS kind,
-           NULL::INTEGER AS rank, NULL::DOUBLE AS weight_share, NULL::BIGINT AS occurrence WHERE false
+           NULL::INTEGER AS rank, NULL::DOUBLE AS weight_share, NULL::BIGINT AS occurrence
+    WHERE false
 """
 
 
@@ -87,7 +88,8 @@ def _keep_split(connection: duckdb.DuckDBPyConnection, merged: Part, split: int)
             ranked AS (
                 SELECT file_row_number, feature, split, 'top' AS kind, NULL::BIGINT AS copies,
                        occurrence,
-                       row_number() OVER (PARTITION BY feature ORDER BY peak DESC, occurrence) AS rank
+                       row_number() OVER (
+                           PARTITION BY feature ORDER BY peak DESC, occurrence) AS rank
                 FROM allowed WHERE in_top
                 QUALIFY rank <= {sizes["top"][split]}
                 UNION ALL
@@ -179,7 +181,8 @@ def _insert_features(
         INSERT INTO features
         SELECT $sae, s.feature, sum(s.n_active), sum(s.n_active) / sum(s.n_tokens),
                coalesce(any_value(f.max_activation), 0),
-               sum(s.sum ORDER BY s.split) / nullif(sum(s.n_active), 0), any_value(f.histogram), NULL, NULL
+               sum(s.sum ORDER BY s.split) / nullif(sum(s.n_active), 0),
+               any_value(f.histogram), NULL, NULL
         FROM feature_splits s
         LEFT JOIN read_parquet('{merged.file(f"features-{number}")}') f USING (feature)
         WHERE s.sae_id = $sae GROUP BY s.feature ORDER BY s.feature

@@ -45,7 +45,7 @@ class WholeNumberModel:
     source: str = "made up"
     tokenizer: Any = field(default_factory=LetterTokenizer)
     network: Any = field(default_factory=lambda: SimpleNamespace(dtype=torch.float32))
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def read_sites(self, input_ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:
         ids = input_ids.numpy()
@@ -128,7 +128,7 @@ def list_occurrences(job: CollectJob, chunks: list[Chunk]) -> list[Occurrence]:
 
 
 def expected_tables(job: CollectJob, chunks: list[Chunk]) -> dict[str, list[tuple[Any, ...]]]:
-    """The tables `windows`, `contexts`, `background`, `feature_splits`, `features`, as sets of rows."""
+    """The rows of `windows`, `contexts`, `background`, `feature_splits` and `features`."""
     everything = list_occurrences(job, chunks)
     banned: set[int] = set()
     rows: dict[str, list[tuple[Any, ...]]] = {

@@ -4,10 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Gemma2Config, Gemma2Model
-
 from scopenote.extract import attention
 from scopenote.extract.attention import BLOCKED_ATTENTION, register_blocked_attention
+from transformers import Gemma2Config, Gemma2Model
 
 
 @settings(max_examples=25, deadline=None)

@@ -16,12 +16,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from made_up_run import RES, make_database
 from scopenote.flows.cli import main
 from scopenote.flows.config import demo_config, load_config
 from scopenote.flows.reports import RunReport, StageReport
 from scopenote.store.errors import CorpusError, StoreError
 from scopenote.store.run_folder import RunFolder
+
+from .made_up_run import RES, make_database
 
 DONE = StageReport("collect", "tokens", done=1000, seconds=2.0, notes=("3 bad rows skipped",))
 COMMANDS = ("demo", "run", "collect", "explain", "score", "status", "show")

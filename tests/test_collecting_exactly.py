@@ -28,7 +28,8 @@ from scopenote.store.splits import document_id
 from .brute_force import expected_tables, make_job
 
 COLUMNS = {
-    "windows": "window_id, doc_id, split, start, token_ids, prefix_token_ids, copies, is_background",
+    "windows": "window_id, doc_id, split, start, token_ids, prefix_token_ids, copies, "
+    "is_background",
     "contexts": "sae_id, feature, split, kind, rank, window_id, max_activation, positions, "
     "activations, weight, copies",
     "background": "sae_id, feature, window_id, positions, activations, split",

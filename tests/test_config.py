@@ -39,7 +39,7 @@ def mistake(folder: Path, toml: str) -> ConfigurationError:
 
 def test_the_smallest_configuration_takes_every_default(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, SMALLEST))
-    assert config.model.max_batch_tokens == 8192
+    assert config.model.max_batch_tokens == 4096
     assert config.collect.chunks_per_part == 16
     assert config.score.silent_windows == 2000
     kept = [config.collect.kept(split) for split in SPLITS]

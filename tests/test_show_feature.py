@@ -14,13 +14,14 @@ import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_run import FAILED, HOSTILE, MLP, NEVER_ACTIVE, PIECES, RES, UNDEFINED, make_database
 from rich.console import Console
 from scopenote.flows.show_feature import percentage, render_feature, shade, sparkline
 from scopenote.flows.visible_text import visible
 from scopenote.store.errors import UserMistake
 from scopenote.store.feature_page import FeaturePage, find_feature, read_feature_page
 from scopenote.store.records import FeatureId
+
+from .made_up_run import FAILED, HOSTILE, MLP, NEVER_ACTIVE, PIECES, RES, UNDEFINED, make_database
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from made_up_run import MLP, RES, make_database
 from rich.console import Console, RenderableType
 from scopenote.flows.summary import bytes_in_words, render_ending, render_status
 from scopenote.store.run_folder import RunFolder
 from scopenote.store.schema import MIGRATIONS
 from scopenote.store.status import read_extremes, read_status
+
+from .made_up_run import MLP, RES, make_database
 
 FOLDER = RunFolder(Path("my run"))
 

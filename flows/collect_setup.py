@@ -8,7 +8,8 @@ from pathlib import Path
 from ..extract.collect_job import CollectJob
 from ..extract.corpus import CorpusSource
 from ..extract.models import TOY, load_model, model_name
-from ..extract.saes import SaeSource, load_sae, locate_sae
+from ..extract.sae_sources import SaeSource, locate_sae
+from ..extract.saes import load_sae
 from ..extract.sketches import SketchSizes
 from ..extract.windows import WindowShape
 from ..store.errors import ConfigurationError
@@ -42,10 +43,11 @@ def sae_sources(config: Config) -> list[SaeSource]:
     model = model_name(config.model.name)
     if not config.saes.paths and config.model.name == TOY:
         folder = Path(str(files("scopenote.extract.toy").joinpath("saes")))
-        return [locate_sae(str(file), model) for file in sorted(folder.rglob("params.npz"))]
-    sources = [
-        locate_sae(entry.path, model, entry.site, entry.layer) for entry in config.saes.paths
-    ]
+        sources = [locate_sae(str(file), model) for file in sorted(folder.rglob("params.npz"))]
+    else:
+        sources = [
+            locate_sae(entry.path, model, entry.site, entry.layer) for entry in config.saes.paths
+        ]
     ids = [source.sae_id for source in sources]
     twice = sorted({sae_id for sae_id in ids if ids.count(sae_id) > 1})
     if twice:

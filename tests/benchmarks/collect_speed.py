@@ -1,0 +1,196 @@
+"""How much collecting costs beside the bare loop, and whether its memory grows with the text.
+
+The bare loop is the forward pass to the site and the SAE's encoding, JumpReLU included, on
+token ids that lie ready, in the leanest form that we know: the same batches, the same blocks of
+features, buffers used again. Collecting is everything, from text to absorbed parts: reading,
+tokenizing, forward, encoding, sketches, writing, merging, building the tables.
+
+Both run in turn in one process, so that the ratio holds on a noisy machine. The model is the
+embedded toy, cut after layer 1; the SAE is random, with thresholds set so that each feature
+fires equally often and 64 fire on each token, about as in Gemma Scope. A toy is the hardest
+case: at Gemma's size the forward pass alone costs a hundred times as much per token, and what
+collecting adds costs the same.
+
+    python tests/benchmarks/collect_speed.py [--tokens N] [--rounds N] [--memory]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from scopenote.extract.activations import _BLOCK_VALUES
+from scopenote.extract.collect_job import CollectJob
+from scopenote.extract.collector import CollectedPart
+from scopenote.extract.corpus import CorpusSource, RowCounts, read_documents
+from scopenote.extract.models import SubjectModel, load_model
+from scopenote.extract.saes import Sae, SaeSource
+from scopenote.extract.sites import Site
+from scopenote.extract.sketches import SketchSizes
+from scopenote.extract.windows import (
+    SequenceBatch,
+    TokenizedChunk,
+    WindowShape,
+    batch_sequences,
+    cut_chunks,
+)
+from scopenote.store.absorb import absorb_collected
+from scopenote.store.database import open_work
+from scopenote.store.parts import write_part
+
+SITE = Site(1, "res")
+L0 = 64
+TEXT = CorpusSource(standard_library=True, include_tests=True)
+
+
+def make_sae(model: SubjectModel, width: int, chunk: TokenizedChunk, job: CollectJob) -> Sae:
+    """A random SAE whose features each fire on L0 / width of the chunk's tokens."""
+    torch.manual_seed(0)
+    x = torch.cat([vectors(model, batch) for batch in islice(batches(job, chunk), 2)])
+    center = x.mean(0)
+    decoder = torch.nn.functional.normalize(torch.randn(width, x.shape[1]), dim=1)
+    # Directions in which the site varies, as a trained SAE's are.
+    decoder = torch.nn.functional.normalize(decoder @ torch.cov(x.T), dim=1)
+    bias = -(decoder @ center)
+    pre = x @ decoder.T + bias
+    threshold = pre.kthvalue(round(len(x) * (1 - L0 / width)), dim=0).values.clamp(min=1e-3)
+    source = SaeSource(f"{model.name}/1-random-{width}", Path(), SITE, None, "random")
+    return Sae(source, decoder.contiguous(), bias, threshold, decoder, center, f"random-{width}")
+
+
+def batches(job: CollectJob, chunk: TokenizedChunk) -> list[SequenceBatch]:
+    tokenizer = job.model.tokenizer
+    special = frozenset(tokenizer.all_special_ids)
+    bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+    return list(batch_sequences(chunk, bos, pad, special, job.max_batch_tokens))
+
+
+def vectors(model: SubjectModel, batch: SequenceBatch) -> torch.Tensor:
+    x = model.read_sites(torch.from_numpy(batch.input_ids).long(), [SITE])[SITE]
+    return x.reshape(-1, x.shape[-1])[torch.from_numpy(batch.flat_positions)]
+
+
+def run_bare(job: CollectJob, ready: list[SequenceBatch]) -> float:
+    """Seconds for forward and encoding alone."""
+    (sae,) = job.saes
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for batch in ready:
+            x_t = vectors(job.model, batch).T
+            rows = max(1, min(sae.width, _BLOCK_VALUES // x_t.shape[1]))
+            pre = torch.empty(rows, x_t.shape[1])
+            fires = torch.empty(rows, x_t.shape[1], dtype=torch.bool)
+            for begin in range(0, sae.width, rows):
+                end = min(begin + rows, sae.width)
+                f, mask = pre[: end - begin], fires[: end - begin]
+                torch.addmm(sae.encoder_bias[begin:end, None], sae.encoder[begin:end], x_t, out=f)
+                torch.gt(f, sae.threshold[begin:end, None], out=mask)
+                f.mul_(mask)
+    return time.perf_counter() - started
+
+
+def run_collect(job: CollectJob, max_tokens: int) -> tuple[float, float, int]:
+    """Seconds for all of collecting, seconds of those spent absorbing, and tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        started = time.perf_counter()
+        documents = read_documents(TEXT, RowCounts())
+        *_, part = job.collect(job.pending_chunks(cut_chunks(documents), {}, max_tokens))
+        assert isinstance(part, CollectedPart)
+        rows = part.tables["chunks"].to_pylist()
+        write_part(run / "parts", job.part_id(rows), "collect", part.tables, job.manifest(rows, 2))
+        collected = time.perf_counter()
+        pieces = pa.table({"token_id": [0], "text": [""], "bytes": [b""]})
+        with open_work(run) as work:
+            absorb_collected(work, run / "parts", lambda: pieces)
+        ended = time.perf_counter()
+    return ended - started, ended - collected, part.n_tokens
+
+
+def make_job(width: int) -> CollectJob:
+    model = load_model("toy", [SITE])
+    job = CollectJob(model, [], WindowShape(), SketchSizes(), 4096)
+    first = next(job.pending_chunks(cut_chunks(read_documents(TEXT, RowCounts())), {}, None))
+    return CollectJob(
+        model, [make_sae(model, width, first, job)], job.shape, job.sizes, job.max_batch_tokens
+    )
+
+
+def compare(width: int, tokens: int, rounds: int) -> None:
+    job = make_job(width)
+    documents = read_documents(TEXT, RowCounts())
+    chunks = list(job.pending_chunks(cut_chunks(documents), {}, tokens))
+    ready = [batch for chunk in chunks for batch in batches(job, chunk)]
+    run_bare(job, ready[:20])  # warm up
+    bare_rates, rates, ratios, absorbing = [], [], [], []
+    for _ in range(rounds):
+        bare = run_bare(job, ready)
+        whole, absorb, n = run_collect(job, tokens)
+        bare_rates.append(n / bare)
+        rates.append(n / whole)
+        ratios.append(whole / bare)
+        absorbing.append(absorb / whole)
+    say(
+        f"| {width:,} | {n:,} | {statistics.median(bare_rates):,.0f} "
+        f"| {statistics.median(rates):,.0f} | {statistics.median(ratios) - 1:+.1%} "
+        f"| {min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%} | {statistics.median(absorbing):.1%} |"
+    )
+
+
+def measure_memory(width: int, tokens: int) -> None:
+    """In a process of its own: the peak is the process's."""
+    here = [sys.executable, __file__, "--one-memory", str(width), str(tokens)]
+    say(subprocess.run(here, check=True, capture_output=True, text=True).stdout.strip())
+
+
+def report_memory(width: int, tokens: int) -> None:
+    job = make_job(width)
+    seconds, _, n = run_collect(job, tokens)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    say(f"| {width:,} | {n:,} | {peak:,.0f} MiB | {n / seconds:,.0f} |")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--tokens", type=int, default=1_000_000)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--widths", type=int, nargs="+", default=[4096, 16384])
+    options.add_argument("--memory", action="store_true", help="peak memory, by tokens")
+    options.add_argument("--memory-tokens", type=int, nargs="+", default=[500_000, 4_000_000])
+    options.add_argument("--one-memory", type=int, nargs=2, help=argparse.SUPPRESS)
+    asked = options.parse_args()
+    if asked.one_memory:
+        report_memory(*asked.one_memory)
+        return
+    threads = torch.get_num_threads()
+    say(f"{platform.machine()}, {threads} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}\n")  # fmt: skip
+    if asked.memory:
+        say("| features | tokens | peak memory | tokens/s |\n|---|---|---|---|")
+        for width in asked.widths:
+            for tokens in asked.memory_tokens:
+                measure_memory(width, tokens)
+        return
+    say("| features | tokens | bare, tokens/s | collect, tokens/s | on top | range | absorbing |")
+    say("|---|---|---|---|---|---|---|")
+    for width in asked.widths:
+        compare(width, asked.tokens, asked.rounds)
+
+
+if __name__ == "__main__":
+    main()

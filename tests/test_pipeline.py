@@ -1,0 +1,258 @@
+"""The whole job as a user starts it: a process, a real Prefect, real files, and kill -9."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import duckdb
+import pytest
+import scopenote
+from scopenote.store.splits import SPLITS
+
+TABLES = {
+    "saes": "*",
+    "features": "*",
+    "feature_splits": "*",
+    "windows": "*",
+    "contexts": "*",
+    "background": "*",
+    "pieces": "*",
+    "labels": "* EXCLUDE (created_at, run_id)",
+    "label_contexts": "*",
+    "scores": "* EXCLUDE (run_id)",
+    "simulations": "*",
+    "chunks": "* EXCLUDE (part_id)",
+}
+
+
+def docstrings() -> Iterator[str]:
+    """Real text in plenty: what the standard library says of itself."""
+    for module in _modules():
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+                text = ast.unparse(node)
+                yield from textwrap.wrap(text, 400, replace_whitespace=False)
+
+
+def _modules() -> list[ModuleType]:
+    import argparse
+    import asyncio.base_events
+    import collections
+    import email.message
+    import http.client
+    import logging
+    import statistics
+
+    return [
+        argparse, asyncio.base_events, collections, email.message, http.client, logging, statistics,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = [text for text, _ in zip(docstrings(), range(560), strict=False)]
+    rows = [json.dumps({"text": text}) for text in texts]
+    rows.insert(100, "this line is not JSON")
+    rows.insert(200, json.dumps({"text": " "}))
+    (folder / "corpus.jsonl").write_text("\n".join(rows))
+    config = folder / "small.toml"
+    config.write_text(
+        """
+        [model]
+        name = "toy"
+        [corpus]
+        path = "corpus.jsonl"
+        [collect]
+        chunks_per_part = 1
+        [score]
+        resamples = 100
+        """
+    )
+    return config
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "scopenote.flows.cli", *map(str, words)]
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=300)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of living processes that stand in this folder or name it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if str(folder) in words or str(folder) in os.readlink(process / "cwd"):
+                found.append(words)
+        except OSError:
+            continue
+    return found
+
+
+def tables(folder: Path) -> dict[str, tuple[int, int]]:
+    """Each table's number of rows and the sum of their hashes, whatever their order."""
+    with duckdb.connect(str(folder / "scopenote.duckdb"), read_only=True) as connection:
+        return {
+            table: connection.execute(
+                f"SELECT count(*), sum(hash(row)) FROM (SELECT {columns} FROM {table}) row"
+            ).fetchall()[0]
+            for table, columns in TABLES.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finished = run("run", config, "--out", folder)
+    assert finished.returncode == 0, finished.stderr
+    (folder / "stderr.txt").write_text(finished.stderr)
+    return folder
+
+
+def test_one_command_makes_labels_with_held_out_scores(undisturbed: Path) -> None:
+    with scopenote.open(undisturbed) as store:
+        n_labels, n_scored = store.sql(
+            "SELECT count(*), count(score) FROM current_labels"
+        ).fetchall()[0]
+        splits = {row[0] for row in store.sql("SELECT DISTINCT split FROM scores").fetchall()}
+        statuses = store.sql("SELECT status FROM runs").fetchall()
+        null_scores_without_reason = store.sql(
+            "SELECT count(*) FROM scores WHERE value IS NULL AND reason IS NULL"
+        ).fetchall()[0][0]
+    assert n_labels > 1000
+    assert n_scored > 500
+    assert splits == {"score"}
+    assert statuses == [("done",)]
+    assert null_scores_without_reason == 0
+
+
+def test_the_bad_and_the_empty_row_are_counted_and_said(undisturbed: Path) -> None:
+    said = (undisturbed / "stderr.txt").read_text()
+    with scopenote.open(undisturbed) as store:
+        summary = json.loads(store.sql("SELECT summary FROM runs").fetchall()[0][0])
+    for text in (said, json.dumps(summary)):
+        assert "1 bad rows skipped: 1 not JSON" in text
+        assert "corpus.jsonl:101" in text
+        assert "1 empty rows skipped" in text
+
+
+def test_the_published_copy_keeps_the_splits_apart(undisturbed: Path) -> None:
+    with scopenote.open(undisturbed) as store:
+        shared = store.sql(
+            """
+            SELECT count(*) FROM windows a JOIN windows b
+                ON (a.doc_id = b.doc_id OR a.token_ids = b.token_ids) AND a.split <> b.split
+            """
+        ).fetchall()
+        splits = store.sql("SELECT DISTINCT split FROM windows").fetchall()
+    assert {row[0] for row in splits} == set(SPLITS)
+    assert shared == [(0,)]
+
+
+def test_no_process_is_left_behind(undisturbed: Path) -> None:
+    assert processes_in(undisturbed) == []
+
+
+def test_prefect_keeps_to_the_runs_own_folder(undisturbed: Path) -> None:
+    assert (undisturbed / "prefect" / "prefect.db").is_file()
+
+
+def test_a_second_run_does_no_work_and_says_so(config: Path, undisturbed: Path) -> None:
+    before = tables(undisturbed)
+    again = run("run", config, "--out", undisturbed)
+    assert again.returncode == 0
+    for stage in ("collect", "explain", "score"):
+        assert f"{stage}: nothing to do" in again.stdout + again.stderr
+    assert tables(undisturbed) == before
+
+
+def test_a_second_run_at_the_same_time_is_refused(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "busy"
+    first = subprocess.Popen(command("run", config, "--out", folder), stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "run.lock").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        second = run("run", config, "--out", folder)
+    finally:
+        first.kill()
+        first.wait()
+    assert second.returncode == 1
+    assert str(first.pid) in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_ctrl_c_ends_soon_with_one_message_and_keeps_what_is_finished(
+    config: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command("run", config, "--out", folder), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / "parts").glob("collect-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert "scopenote run" in said.replace(f"{sys.executable} -m scopenote.flows.cli", "scopenote")
+    assert list((folder / "parts").glob("collect-*"))
+    assert processes_in(folder) == []
+
+
+@pytest.mark.slow
+def test_five_kills_at_random_moments_change_nothing(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    seed = random.randrange(10**6)
+    moments = random.Random(seed)
+    for _ in range(5):
+        process = subprocess.Popen(
+            command("run", config, "--out", folder),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        _wait_for_work(folder, process)
+        time.sleep(moments.uniform(0, 6))
+        process.kill()
+        process.communicate()
+    finished = run("run", config, "--out", folder)
+    assert finished.returncode == 0, finished.stderr
+    expected, found = tables(undisturbed), tables(folder)
+    for table in TABLES:
+        assert found[table] == expected[table], (table, seed)
+    assert not list((folder / "parts").glob(".unfinished-*"))
+    time.sleep(5)  # the last killed run's server ends by itself
+    assert processes_in(folder) == []
+
+
+def _wait_for_work(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until this process has recorded its run: the first moment worth killing at."""
+    log = folder / "logs" / "prefect_server.log"
+    before = log.stat().st_mtime_ns if log.exists() else 0
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and log.stat().st_mtime_ns != before:
+            return
+        time.sleep(0.02)

@@ -1,0 +1,179 @@
+"""Every site of every layer, against Gemma 2 written out by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from scopenote.extract.models import SubjectModel, load_model
+from scopenote.extract.sites import SITE_KINDS, Site, SiteKind, reading, site_width
+from torch import Tensor
+from transformers import AutoModel
+
+from .tiny_gemma import BOS, PAD, save_tiny_gemma
+
+LAYERS = 3
+SITES = [Site(layer, kind) for layer in range(LAYERS) for kind in SITE_KINDS]
+IDS = torch.tensor(
+    [
+        [BOS, 336, 264, 262, 281, 338, 280, 263, 276, 280, 261, 300],
+        [BOS, 290, 4, 66, 201, 338, 338, 336, 262, 297, 331, 265],
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_gemma(
+        tmp_path_factory.mktemp("model") / "tiny", layers=LAYERS, heads=4, kv_heads=2
+    )
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> SubjectModel:
+    return load_model(str(folder), SITES, "cpu", "float32")
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * (1 + gain)
+
+
+def rotate(x: Tensor, theta: float) -> Tensor:
+    """Rotary embedding of (head, position, d): coordinate i turns with coordinate i + d/2."""
+    half = x.shape[-1] // 2
+    angle = torch.arange(x.shape[1])[:, None] * theta ** -(torch.arange(half).double() / half)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+
+
+def plain_gemma2(weights: dict[str, Tensor], config: object, ids: Tensor) -> dict[Site, Tensor]:
+    """Gemma 2 on one sequence, in float64, one line of the paper at a time.
+
+    Without the sliding window, which is longer than any sequence here.
+    """
+    c, w = vars(config), {name: weight.double() for name, weight in weights.items()}
+    n_heads, n_groups, d = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+    eps, theta = c["rms_norm_eps"], c["rope_parameters"]["rope_theta"]
+    cap, scale = c["attn_logit_softcapping"], c["query_pre_attn_scalar"] ** -0.5
+    seen = {}
+    x = w["embed_tokens.weight"][ids] * math.sqrt(c["hidden_size"])
+    for layer in range(c["num_hidden_layers"]):
+        own = {
+            name.removeprefix(f"layers.{layer}.").removesuffix(".weight"): weight
+            for name, weight in w.items()
+            if name.startswith(f"layers.{layer}.")
+        }
+        h = rms_norm(x, own["input_layernorm"], eps)
+        q, k, v = (
+            (h @ own[f"self_attn.{which}_proj"].T).unflatten(-1, (-1, d)).transpose(0, 1)
+            for which in "qkv"
+        )
+        q, k = rotate(q, theta), rotate(k, theta)
+        k, v = (t.repeat_interleave(n_heads // n_groups, 0) for t in (k, v))
+        logits = cap * torch.tanh(q @ k.transpose(1, 2) * scale / cap)
+        future = torch.ones(len(ids), len(ids)).triu(1).bool()
+        heads = logits.masked_fill(future, -math.inf).softmax(-1) @ v
+        seen[Site(layer, "att")] = heads.transpose(0, 1).flatten(1)
+        attended = seen[Site(layer, "att")] @ own["self_attn.o_proj"].T
+        x = x + rms_norm(attended, own["post_attention_layernorm"], eps)
+        h = rms_norm(x, own["pre_feedforward_layernorm"], eps)
+        gate = torch.nn.functional.gelu(h @ own["mlp.gate_proj"].T, approximate="tanh")
+        h = (gate * (h @ own["mlp.up_proj"].T)) @ own["mlp.down_proj"].T
+        seen[Site(layer, "mlp")] = rms_norm(h, own["post_feedforward_layernorm"], eps)
+        x = x + seen[Site(layer, "mlp")]
+        seen[Site(layer, "res")] = x
+    return seen
+
+
+@pytest.mark.parametrize("site", SITES, ids=str)
+def test_a_site_is_the_tensor_that_a_plain_gemma_2_has_there(
+    model: SubjectModel, site: Site
+) -> None:
+    read = model.read_sites(IDS, [site])[site]
+    weights = model.network.state_dict()
+    for row, ids in enumerate(IDS):
+        expected = plain_gemma2(weights, model.config, ids)[site]
+        torch.testing.assert_close(read[row].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_pass_reads_all_sites(model: SubjectModel) -> None:
+    together = model.read_sites(IDS, SITES)
+    assert set(together) == set(SITES)
+    for site in SITES:
+        assert torch.equal(together[site], model.read_sites(IDS, [site])[site])
+
+
+def test_the_sites_differ_from_each_other(model: SubjectModel) -> None:
+    read = model.read_sites(IDS, SITES)
+    by_width: dict[int, list[Tensor]] = {}
+    for x in read.values():
+        by_width.setdefault(x.shape[-1], []).append(x)
+    for alike in by_width.values():
+        for i, x in enumerate(alike):
+            assert all((x - other).abs().mean() > 0.1 for other in alike[:i])
+
+
+@pytest.mark.parametrize("kind", SITE_KINDS)
+def test_a_site_is_as_wide_as_it_says(model: SubjectModel, kind: SiteKind) -> None:
+    site = Site(1, kind)
+    width = model.read_sites(IDS, [site])[site].shape[-1]
+    assert width == site_width(site, model.config) == {"res": 16, "mlp": 16, "att": 48}[kind]
+
+
+def test_the_last_residual_is_read_before_the_final_norm(folder: Path, model: SubjectModel) -> None:
+    last = Site(LAYERS - 1, "res")
+    whole = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        normed = whole(input_ids=IDS).last_hidden_state
+        read = model.read_sites(IDS, [last])[last]
+        torch.testing.assert_close(whole.norm(read), normed)
+    assert not torch.allclose(read, normed, atol=0.1)
+
+
+def test_padding_on_the_right_changes_no_real_token(model: SubjectModel) -> None:
+    whole = model.read_sites(IDS, SITES)
+    padded = torch.cat([IDS, torch.full((2, 9), PAD)], dim=1)
+    padded[0, 6:] = PAD
+    mixed = model.read_sites(padded, SITES)
+    for site in SITES:
+        torch.testing.assert_close(mixed[site][0, :6], whole[site][0, :6], rtol=0, atol=1e-5)
+        torch.testing.assert_close(mixed[site][1, :12], whole[site][1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("deepest", range(LAYERS))
+def test_loading_fewer_layers_changes_nothing_at_those_that_are_left(
+    folder: Path, model: SubjectModel, deepest: int
+) -> None:
+    sites = [site for site in SITES if site.layer <= deepest]
+    cut = load_model(str(folder), sites, "cpu", "float32")
+    assert len(cut.network.layers) == deepest + 1
+    whole, read = model.read_sites(IDS, sites), cut.read_sites(IDS, sites)
+    for site in sites:
+        assert torch.equal(read[site], whole[site])
+
+
+def count_hooks(network: torch.nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
+
+
+def test_no_hook_is_left_behind(model: SubjectModel) -> None:
+    before = count_hooks(model.network)
+    with reading(model.network, SITES):
+        assert count_hooks(model.network) == before + len(SITES)
+    assert count_hooks(model.network) == before
+
+
+def test_no_hook_is_left_behind_by_a_pass_that_fails(model: SubjectModel) -> None:
+    before = count_hooks(model.network)
+    with pytest.raises(IndexError):
+        model.read_sites(torch.tensor([[10**6]]), SITES)
+    assert count_hooks(model.network) == before
+
+
+def test_no_hook_is_left_behind_when_one_of_the_sites_does_not_exist(model: SubjectModel) -> None:
+    before = count_hooks(model.network)
+    with pytest.raises(IndexError), reading(model.network, [SITES[0], Site(99, "res")]):
+        pass
+    assert count_hooks(model.network) == before
