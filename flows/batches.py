@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from prefect.futures import as_completed
 from prefect.utilities.annotations import quote
 
-from ..store.database import open_work, publish
+from ..store.database import open_work, publish_if_behind
 from ..store.errors import StoreError
 from ..store.run_folder import RunFolder
 
@@ -66,5 +66,4 @@ def require_collected(folder: RunFolder) -> None:
                 expected="the contexts of at least one SAE",
                 mend=f"scopenote collect {folder.path}",
             )
-        if not folder.database.exists():
-            publish(work, folder.path)
+        publish_if_behind(work, folder.path)

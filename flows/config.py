@@ -232,11 +232,7 @@ class ScoreSection(Section):
     level: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.95, description="how often an interval should hold the truth"
     )
-    seed: Seed = Field(default=0, description="draws the resamples and the silent windows")
-    silent_windows: Positive | Literal["all"] = Field(
-        default=2000,
-        description='background windows simulated per feature where it is off, or "all"',
-    )
+    seed: Seed = Field(default=0, description="draws the resamples and the random windows")
     features_per_task: Positive = Field(default=128, description="features in one task")
 
 
@@ -264,12 +260,11 @@ class Config(Section):
         return "\n".join(_toml_lines(self)) + "\n"
 
 
-def demo_config(max_tokens: int = 600_000) -> Config:
+def demo_config(max_tokens: int = 500_000) -> Config:
     """The job of `scopenote demo`: the embedded toy on this Python's standard library."""
     return Config(
         model=ModelSection(name=TOY),
         corpus=CorpusSection(standard_library=True, max_tokens=max_tokens),
-        score=ScoreSection(silent_windows="all"),
     )
 
 

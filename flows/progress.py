@@ -136,7 +136,7 @@ class Stage:
 
     def _line(self, done: int, now: float) -> str:
         per_second = done / max(now - self.started, 1e-9)
-        if not self.total:
+        if not self.total or done > self.total:  # the total was an estimate
             return f"{self.name}: {_amount(done, self.unit)}, {_rate(per_second)}/s"
         left = max(self.total - done, 0) / max(per_second, 1e-9)
         return (
@@ -183,7 +183,7 @@ def _bars(stream: TextIO) -> Bars:
             if task.finished:
                 note = f" · {task.fields['note']}" if task.fields["note"] else ""
                 return Text(f"{_amount(done, unit)} in {duration(seconds or 0)}{rate}{note}")
-            if not task.total:
+            if not task.total or done > task.total:  # the total was an estimate
                 return Text(f"{_amount(done, unit)}{rate}")
             left = ""
             if per_second:

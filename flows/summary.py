@@ -122,11 +122,11 @@ def _saes_table(saes: Sequence[SaeStatus]) -> Table:
 
 def _failures(saes: Sequence[SaeStatus]) -> list[RenderableType]:
     lines = [
-        Text(f"  {sae.sae_id}  {count:,} without a label: {visible(reason)}")
+        Text(f"  {sae.sae_id}  {count:,} {visible(reason)}")
         for sae in saes
         for reason, count in sae.failures.items()
     ]
-    return ["", Text("Failures", style="bold red"), *lines] if lines else []
+    return ["", Text("Features without a label", style="bold"), *lines] if lines else []
 
 
 def _scores_block(saes: Sequence[SaeStatus]) -> Iterator[RenderableType]:

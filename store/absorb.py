@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from .database import get_meta, now, set_meta, transaction
+from .database import REVISION, get_meta, now, set_meta, transaction
 from .errors import PartConflict
 from .merging import merge_parts
 from .parts import Part, list_parts, read_part
@@ -111,6 +111,7 @@ def _absorbed_ids(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 
 def _record_part(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
+    set_meta(connection, REVISION, part.part_id)
     connection.execute("INSERT INTO parts VALUES (?, ?, ?)", [part.part_id, part.stage, now()])
 
 

@@ -24,6 +24,9 @@ from .schema import MIGRATIONS, SCHEMA_VERSION
 PUBLISHED = "scopenote.duckdb"
 WORK = "work.duckdb"
 
+# The fact in `meta` that changes with every absorption.
+REVISION = "revision"
+
 
 class Store:
     """A read-only view of a run: tables as DuckDB relations (`.df()`, `.pl()`, `.arrow()`).
@@ -205,6 +208,16 @@ def publish(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.replace(folder / PUBLISHED)
+
+
+def publish_if_behind(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Publishes where a run died between absorbing and publishing."""
+    if (folder / PUBLISHED).is_file():
+        with open_store(folder) as store:
+            published = get_meta(store.connection, REVISION)
+        if published == get_meta(connection, REVISION):
+            return
+    publish(connection, folder)
 
 
 @contextmanager

@@ -209,7 +209,7 @@ def test_another_configuration_for_the_same_run_is_refused_by_its_keys(
     for command in (("run", "other.toml", "--out"), ("collect", "--config", "other.toml")):
         status, output, errors = scopenote(*command, "mine")
         assert (status, output) == (2, "")
-        assert "`corpus.max_tokens` is 600000 there and 5 here" in errors
+        assert "`corpus.max_tokens` is 500000 there and 5 here" in errors
         assert "scopenote run mine" in errors
     assert load_config(tmp_path / "mine" / "run.toml") == demo_config()
 

@@ -41,7 +41,6 @@ def test_the_smallest_configuration_takes_every_default(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, SMALLEST))
     assert config.model.max_batch_tokens == 4096
     assert config.collect.chunks_per_part == 16
-    assert config.score.silent_windows == 2000
     kept = [config.collect.kept(split) for split in SPLITS]
     assert [(k.top, k.sample, k.background_windows) for k in kept] == [
         (20, 20, 1024),
@@ -115,7 +114,6 @@ def test_a_misspelt_table_is_named_before_the_one_that_is_missing_for_it(tmp_pat
     ("toml", "key", "found", "expected"),
     [
         ("[score]\nlevel = 1.5\n", "score.level", "1.5", "less than 1"),
-        ("[score]\nsilent_windows = 'some'\n", "score.silent_windows", '"some"', '"all"'),
         ("[score]\nresamples = 1.5\n", "score.resamples", "1.5", "a whole number"),
         ("[collect]\nseed = true\n", "collect.seed", "true", "a whole number"),
         ("[collect]\nwindow_tokens = 257\n", "collect.window_tokens", "257", "equal to 256"),

@@ -62,8 +62,10 @@ def make_sae(model: SubjectModel, width: int, chunk: TokenizedChunk, job: Collec
     # Directions in which the site varies, as a trained SAE's are.
     decoder = torch.nn.functional.normalize(decoder @ torch.cov(x.T), dim=1)
     bias = -(decoder @ center)
-    pre = x @ decoder.T + bias
-    threshold = pre.kthvalue(round(len(x) * (1 - L0 / width)), dim=0).values.clamp(min=1e-3)
+    sample = x[torch.randperm(len(x))[:4096]]
+    firing = round(len(sample) * L0 / width)
+    strongest = (decoder @ sample.T + bias[:, None]).topk(firing, dim=1).values
+    threshold = strongest[:, -1].clamp(min=1e-3)
     source = SaeSource(f"{model.name}/1-random-{width}", Path(), SITE, None, "random")
     return Sae(source, decoder.contiguous(), bias, threshold, decoder, center, f"random-{width}")
 
