@@ -262,7 +262,7 @@ class FeatureSketch:
         self._n_pending = 0
         self._background: list[KeptWindows] = []
         self._n_background = 0
-        self._n_background_ranked = 0
+        self._n_background_pruned = 0
 
     @property
     def sample_threshold(self) -> Float64[np.ndarray, " S"]:
@@ -311,18 +311,17 @@ class FeatureSketch:
             self._n_background += len(pooled)
         if self._n_pending > max(_LEAST_PENDING, len(self._kept)):
             self._rank()
-        if self._n_background > max(_LEAST_PENDING, 2 * self._n_background_ranked):
-            self._rank_background()
+        if self._n_background > 2 * max(_LEAST_PENDING, self._n_background_pruned):
+            self._prune_background()
 
     def end_chunk(self) -> None:
         """Closes a chunk: its sums are rounded once, whatever it is later combined with."""
         self.counts.end_chunk()
 
     def finish(self) -> tuple[KeptWindows, KeptWindows]:
-        """What is kept: the contexts by slot and hash, and the background by slot and hash."""
+        """What is kept: the contexts, by slot and hash, and the background, by slot."""
         self._rank()
-        self._rank_background()
-        return self._kept, self._background[0]
+        return self._kept, self._finish_background()
 
     @property
     def occurrences(self) -> list[Int64[np.ndarray, " K"]]:
@@ -332,7 +331,7 @@ class FeatureSketch:
     def _rank(self) -> None:
         rows = _gather([self._kept, *self._pending])
         self._pending, self._n_pending = [], 0
-        order = np.lexsort((rows.occurrence, rows.token_hash, rows.slot))
+        order = _order(rows.slot, rows.token_hash, rows.token_hash, rows.occurrence)
         slot, token_hash = rows.slot[order], rows.token_hash[order]
         is_first = _is_first(slot, token_hash)
         first = np.flatnonzero(is_first)
@@ -351,16 +350,15 @@ class FeatureSketch:
         stays_in_sample[sampled[rank < limit]] = True
 
         # The top: the best occurrence of each distinct window, by peak.
-        candidates = np.flatnonzero(rows.in_top[order])
-        peak = rows.peak[order]
-        by_peak = candidates[np.lexsort((candidates, -peak[candidates], group[candidates]))]
-        best = by_peak[_is_first(group[by_peak])] if len(by_peak) else by_peak
-        occurrence = rows.occurrence[order]
-        best = best[np.lexsort((occurrence[best], -peak[best], slot[best]))]
+        best = self._best_of_copies(rows, order, group)
+        peak = rows.peak[order[best]]
+        occurrence = rows.occurrence[order[best]]
+        by_peak = _order(slot[best], _falling(peak), -peak, occurrence)
+        best, peak = best[by_peak], peak[by_peak]
         rank = _rank_within(slot[best])
         limit = self._kept_top[slot[best]]
-        ends = best[rank == limit - 1]
-        self._least_peak[slot[ends]] = peak[ends]
+        ends = np.flatnonzero(rank == limit - 1)
+        self._least_peak[slot[best[ends]]] = peak[ends]
         stays_in_top = np.zeros(len(order), np.bool_)
         stays_in_top[best[rank < limit]] = True
 
@@ -372,15 +370,48 @@ class FeatureSketch:
             in_sample=stays_in_sample[stays],
         )
 
-    def _rank_background(self) -> None:
-        rows = _gather(self._background)
-        stays = np.flatnonzero(rows.token_hash <= self._pool.threshold[rows.slot % _N_SPLITS])
-        order = stays[
-            np.lexsort((rows.occurrence[stays], rows.token_hash[stays], rows.slot[stays]))
+    @staticmethod
+    def _best_of_copies(
+        rows: KeptWindows, order: Int64[np.ndarray, " K"], group: Int64[np.ndarray, " K"]
+    ) -> Int64[np.ndarray, " B"]:
+        """Places in `order`: of each group's candidates for the top the highest, then earliest."""
+        candidates = np.flatnonzero(rows.in_top[order])
+        of = group[candidates]
+        # Nearly all windows are alone: only among copies is there anything to choose.
+        is_copy = np.zeros(len(of), np.bool_)
+        is_copy[1:] = of[1:] == of[:-1]
+        is_copy[:-1] |= is_copy[1:]
+        copies = candidates[is_copy]
+        copies = copies[np.lexsort((copies, -rows.peak[order[copies]], group[copies]))]
+        best = copies[_is_first(group[copies])]
+        return np.sort(np.concatenate([candidates[~is_copy], best]))
+
+    def _prune_background(self) -> None:
+        """Forgets the rows of windows that have left the pool, if they are many."""
+        stays = [
+            rows.token_hash <= self._pool.threshold[rows.slot % _N_SPLITS]
+            for rows in self._background
         ]
-        order = order[_is_first(rows.slot[order], rows.token_hash[order])]
-        self._background = [rows.take(order)]
-        self._n_background = self._n_background_ranked = len(order)
+        n_staying = sum(int(each.sum()) for each in stays)
+        if n_staying < 0.75 * self._n_background:
+            kept = zip(self._background, stays, strict=True)
+            self._background = [rows.take(np.flatnonzero(each)) for rows, each in kept]
+            self._n_background = n_staying
+        self._n_background_pruned = self._n_background
+
+    def _finish_background(self) -> KeptWindows:
+        """The pool's rows, of copies the earliest occurrence in which the feature fires."""
+        pool = self._pool
+        rows = _gather(self._background)
+        in_pool = rows.token_hash <= pool.threshold[rows.slot % _N_SPLITS]
+        is_copy = in_pool & np.isin(rows.token_hash, pool.token_hash[pool.copies > 1])
+        copies = np.flatnonzero(is_copy)
+        order = copies[
+            np.lexsort((rows.occurrence[copies], rows.token_hash[copies], rows.slot[copies]))
+        ]
+        earliest = order[_is_first(rows.slot[order], rows.token_hash[order])]
+        stays = np.concatenate([np.flatnonzero(in_pool & ~is_copy), earliest])
+        return rows.take(stays[np.argsort(rows.slot[stays], kind="stable")])
 
 
 def _with_reserve(sizes: Sequence[int]) -> Int64[np.ndarray, " 3"]:
@@ -403,6 +434,40 @@ def _gather(parts: list[KeptWindows]) -> KeptWindows:
         position=column("position", np.uint8),
         value=column("value", np.float32),
     )
+
+
+def _order(
+    slot: Int64[np.ndarray, " K"],
+    leading: UInt64[np.ndarray, " K"],
+    second: np.ndarray,
+    third: np.ndarray,
+) -> Int64[np.ndarray, " K"]:
+    """The order by slot, second and third key.
+
+    One 64-bit key of the slot and the leading bits of the second sorts several times faster
+    than three keys do; the few rows that it leaves equal are then sorted by all.
+
+    `leading` are 64-bit numbers that rise with the second key.
+    """
+    if not len(slot):
+        return np.empty(0, np.int64)
+    slot_bits = max(1, int(slot.max()).bit_length())
+    key = (slot.astype(np.uint64) << np.uint64(64 - slot_bits)) | (leading >> np.uint64(slot_bits))
+    order = np.argsort(key)
+    key = key[order]
+    is_tied = np.zeros(len(key), np.bool_)
+    is_tied[1:] = key[1:] == key[:-1]
+    is_tied[:-1] |= is_tied[1:]
+    tied = np.flatnonzero(is_tied)
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((third[rows], second[rows], slot[rows]))]
+    return order
+
+
+def _falling(peak: Float32[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
+    """64-bit numbers that fall as the (positive) peaks rise."""
+    bits = peak.view(np.uint32).astype(np.uint64) << np.uint64(32)
+    return ~bits
 
 
 def _is_first(*keys: np.ndarray) -> Bool[np.ndarray, " K"]:

@@ -145,8 +145,7 @@ def _insert_contexts(
                {_split_name("b.split")}
         FROM read_parquet('{merged.file(f"background-{number}")}') b
         JOIN pool_windows p USING (split, token_hash)
-        ORDER BY b.feature, b.split, b.token_hash
-        """,
+        """,  # in the part's own order, by feature: sorting lists again would cost the most here
         {"sae": sae_id},
     )
 

@@ -5,11 +5,12 @@ token ids that lie ready, in the leanest form that we know: the same batches, th
 features, buffers used again. Collecting is everything, from text to absorbed parts: reading,
 tokenizing, forward, encoding, sketches, writing, merging, building the tables.
 
-Both run in turn in one process, so that the ratio holds on a noisy machine. The model is the
-embedded toy, cut after layer 1; the SAE is random, with thresholds set so that each feature
-fires equally often and 64 fire on each token, about as in Gemma Scope. A toy is the hardest
-case: at Gemma's size the forward pass alone costs a hundred times as much per token, and what
-collecting adds costs the same.
+Both run in turn in one process, so that the ratio holds on a noisy machine. The model is a
+Gemma 2 of four layers and random weights, 256 wide (`--model small`), or the embedded toy, cut
+after layer 1 (`--model toy`), which is the hardest case: what collecting adds for a token costs
+the same at any size of the model, and Gemma 2 2B computes a thousand times as much for it. The
+SAE is random, with thresholds set so that each feature fires equally often and 64 fire on each
+token, about as in Gemma Scope.
 
     python tests/benchmarks/collect_speed.py [--tokens N] [--rounds N] [--memory]
 """
@@ -17,6 +18,7 @@ collecting adds costs the same.
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import resource
 import statistics
@@ -33,10 +35,11 @@ from scopenote.extract.activations import _BLOCK_VALUES
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import CorpusSource, RowCounts, read_documents
-from scopenote.extract.models import SubjectModel, load_model
+from scopenote.extract.models import SubjectModel, load_model, model_path
 from scopenote.extract.saes import Sae, SaeSource
 from scopenote.extract.sites import Site
 from scopenote.extract.sketches import SketchSizes
+from scopenote.extract.toy.standard_library import iterate_documents
 from scopenote.extract.windows import (
     SequenceBatch,
     TokenizedChunk,
@@ -47,16 +50,37 @@ from scopenote.extract.windows import (
 from scopenote.store.absorb import absorb_collected
 from scopenote.store.database import open_work
 from scopenote.store.parts import write_part
+from transformers import AutoTokenizer, Gemma2Config, Gemma2Model
 
-SITE = Site(1, "res")
+SITES = {"small": Site(3, "res"), "toy": Site(1, "res")}
 L0 = 64
-TEXT = CorpusSource(standard_library=True, include_tests=True)
 
 
-def make_sae(model: SubjectModel, width: int, chunk: TokenizedChunk, job: CollectJob) -> Sae:
+def save_small_model(folder: Path) -> str:
+    """A Gemma 2 of 8 million multiplications a token, with the toy's tokenizer."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        query_pre_attn_scalar=64,
+        initializer_range=0.1,
+    )
+    Gemma2Model(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_path("toy")).save_pretrained(folder)
+    return str(folder)
+
+
+def make_sae(
+    model: SubjectModel, site: Site, width: int, chunk: TokenizedChunk, job: CollectJob
+) -> Sae:
     """A random SAE whose features each fire on L0 / width of the chunk's tokens."""
     torch.manual_seed(0)
-    x = torch.cat([vectors(model, batch) for batch in islice(batches(job, chunk), 2)])
+    x = torch.cat([vectors(model, site, batch) for batch in islice(batches(job, chunk), 2)])
     center = x.mean(0)
     decoder = torch.nn.functional.normalize(torch.randn(width, x.shape[1]), dim=1)
     # Directions in which the site varies, as a trained SAE's are.
@@ -66,7 +90,7 @@ def make_sae(model: SubjectModel, width: int, chunk: TokenizedChunk, job: Collec
     firing = round(len(sample) * L0 / width)
     strongest = (decoder @ sample.T + bias[:, None]).topk(firing, dim=1).values
     threshold = strongest[:, -1].clamp(min=1e-3)
-    source = SaeSource(f"{model.name}/1-random-{width}", Path(), SITE, None, "random")
+    source = SaeSource(f"{model.name}/1-random-{width}", Path(), site, None, "random")
     return Sae(source, decoder.contiguous(), bias, threshold, decoder, center, f"random-{width}")
 
 
@@ -77,8 +101,8 @@ def batches(job: CollectJob, chunk: TokenizedChunk) -> list[SequenceBatch]:
     return list(batch_sequences(chunk, bos, pad, special, job.max_batch_tokens))
 
 
-def vectors(model: SubjectModel, batch: SequenceBatch) -> torch.Tensor:
-    x = model.read_sites(torch.from_numpy(batch.input_ids).long(), [SITE])[SITE]
+def vectors(model: SubjectModel, site: Site, batch: SequenceBatch) -> torch.Tensor:
+    x = model.read_sites(torch.from_numpy(batch.input_ids).long(), [site])[site]
     return x.reshape(-1, x.shape[-1])[torch.from_numpy(batch.flat_positions)]
 
 
@@ -88,7 +112,7 @@ def run_bare(job: CollectJob, ready: list[SequenceBatch]) -> float:
     started = time.perf_counter()
     with torch.inference_mode():
         for batch in ready:
-            x_t = vectors(job.model, batch).T
+            x_t = vectors(job.model, sae.site, batch).T
             rows = max(1, min(sae.width, _BLOCK_VALUES // x_t.shape[1]))
             pre = torch.empty(rows, x_t.shape[1])
             fires = torch.empty(rows, x_t.shape[1], dtype=torch.bool)
@@ -101,12 +125,21 @@ def run_bare(job: CollectJob, ready: list[SequenceBatch]) -> float:
     return time.perf_counter() - started
 
 
-def run_collect(job: CollectJob, max_tokens: int) -> tuple[float, float, int]:
+def write_corpus(folder: Path) -> CorpusSource:
+    """The standard library with its tests as a file: finding it is not part of reading it."""
+    file = folder / "corpus.jsonl"
+    with file.open("w") as lines:
+        for text in iterate_documents(include_tests=True):
+            lines.write(json.dumps({"text": text}) + "\n")
+    return CorpusSource(path=str(file))
+
+
+def run_collect(job: CollectJob, text: CorpusSource, max_tokens: int) -> tuple[float, float, int]:
     """Seconds for all of collecting, seconds of those spent absorbing, and tokens."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         started = time.perf_counter()
-        documents = read_documents(TEXT, RowCounts())
+        documents = read_documents(text, RowCounts())
         *_, part = job.collect(job.pending_chunks(cut_chunks(documents), {}, max_tokens))
         assert isinstance(part, CollectedPart)
         rows = part.tables["chunks"].to_pylist()
@@ -119,25 +152,31 @@ def run_collect(job: CollectJob, max_tokens: int) -> tuple[float, float, int]:
     return ended - started, ended - collected, part.n_tokens
 
 
-def make_job(width: int) -> CollectJob:
-    model = load_model("toy", [SITE])
+def make_job(kind: str, folder: Path, width: int, text: CorpusSource) -> CollectJob:
+    site = SITES[kind]
+    name = "toy" if kind == "toy" else save_small_model(folder / "small-gemma-2")
+    model = load_model(name, [site])
     job = CollectJob(model, [], WindowShape(), SketchSizes(), 4096)
-    first = next(job.pending_chunks(cut_chunks(read_documents(TEXT, RowCounts())), {}, None))
+    first = next(job.pending_chunks(cut_chunks(read_documents(text, RowCounts())), {}, None))
     return CollectJob(
-        model, [make_sae(model, width, first, job)], job.shape, job.sizes, job.max_batch_tokens
+        model,
+        [make_sae(model, site, width, first, job)],
+        job.shape,
+        job.sizes,
+        job.max_batch_tokens,
     )
 
 
-def compare(width: int, tokens: int, rounds: int) -> None:
-    job = make_job(width)
-    documents = read_documents(TEXT, RowCounts())
+def compare(kind: str, text: CorpusSource, width: int, tokens: int, rounds: int) -> None:
+    job = make_job(kind, Path(text.path or "").parent, width, text)
+    documents = read_documents(text, RowCounts())
     chunks = list(job.pending_chunks(cut_chunks(documents), {}, tokens))
     ready = [batch for chunk in chunks for batch in batches(job, chunk)]
     run_bare(job, ready[:20])  # warm up
     bare_rates, rates, ratios, absorbing = [], [], [], []
     for _ in range(rounds):
         bare = run_bare(job, ready)
-        whole, absorb, n = run_collect(job, tokens)
+        whole, absorb, n = run_collect(job, text, tokens)
         bare_rates.append(n / bare)
         rates.append(n / whole)
         ratios.append(whole / bare)
@@ -149,15 +188,24 @@ def compare(width: int, tokens: int, rounds: int) -> None:
     )
 
 
-def measure_memory(width: int, tokens: int) -> None:
+def measure_memory(kind: str, text: CorpusSource, width: int, tokens: int) -> None:
     """In a process of its own: the peak is the process's."""
-    here = [sys.executable, __file__, "--one-memory", str(width), str(tokens)]
+    here = [
+        sys.executable,
+        __file__,
+        "--model",
+        kind,
+        "--one-memory",
+        str(text.path),
+        str(width),
+        str(tokens),
+    ]
     say(subprocess.run(here, check=True, capture_output=True, text=True).stdout.strip())
 
 
-def report_memory(width: int, tokens: int) -> None:
-    job = make_job(width)
-    seconds, _, n = run_collect(job, tokens)
+def report_memory(kind: str, text: CorpusSource, width: int, tokens: int) -> None:
+    job = make_job(kind, Path(text.path or "").parent, width, text)
+    seconds, _, n = run_collect(job, text, tokens)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"| {width:,} | {n:,} | {peak:,.0f} MiB | {n / seconds:,.0f} |")
 
@@ -169,16 +217,23 @@ def say(line: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--model", choices=list(SITES), default="small")
     options.add_argument("--tokens", type=int, default=1_000_000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--widths", type=int, nargs="+", default=[4096, 16384])
     options.add_argument("--memory", action="store_true", help="peak memory, by tokens")
     options.add_argument("--memory-tokens", type=int, nargs="+", default=[500_000, 4_000_000])
-    options.add_argument("--one-memory", type=int, nargs=2, help=argparse.SUPPRESS)
+    options.add_argument("--one-memory", nargs=3, help=argparse.SUPPRESS)
     asked = options.parse_args()
     if asked.one_memory:
-        report_memory(*asked.one_memory)
+        path, width, tokens = asked.one_memory
+        report_memory(asked.model, CorpusSource(path=path), int(width), int(tokens))
         return
+    with tempfile.TemporaryDirectory() as folder:
+        report(asked, write_corpus(Path(folder)))
+
+
+def report(asked: argparse.Namespace, text: CorpusSource) -> None:
     threads = torch.get_num_threads()
     say(f"{platform.machine()}, {threads} threads, Python {platform.python_version()}, "
         f"torch {torch.__version__}\n")  # fmt: skip
@@ -186,12 +241,12 @@ def main() -> None:
         say("| features | tokens | peak memory | tokens/s |\n|---|---|---|---|")
         for width in asked.widths:
             for tokens in asked.memory_tokens:
-                measure_memory(width, tokens)
+                measure_memory(asked.model, text, width, tokens)
         return
     say("| features | tokens | bare, tokens/s | collect, tokens/s | on top | range | absorbing |")
     say("|---|---|---|---|---|---|---|")
     for width in asked.widths:
-        compare(width, asked.tokens, asked.rounds)
+        compare(asked.model, text, width, asked.tokens, asked.rounds)
 
 
 if __name__ == "__main__":
