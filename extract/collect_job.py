@@ -11,9 +11,10 @@ from typing import Any
 from ..store.errors import CorpusError
 from ..store.records import content_hash
 from .collector import CollectedPart, Collector
+from .feature_counts import HISTOGRAM_EDGES
 from .models import SubjectModel
 from .saes import Sae
-from .sketches import HISTOGRAM_EDGES, SketchSizes
+from .sketches import SketchSizes
 from .windows import Chunk, TokenizedChunk, WindowShape, tokenize_chunk
 
 # Chunks tokenized ahead of the model, in a thread of their own.

@@ -16,10 +16,11 @@ from jaxtyping import Float, Float64
 
 from ..store.splits import SPLITS
 from .activations import Firings, find_firings, reconstruct
+from .kept_windows import KeptWindows
 from .models import SubjectModel
 from .saes import Sae
 from .sites import Site
-from .sketches import BackgroundPool, BatchWindows, FeatureSketch, KeptWindows, SketchSizes
+from .sketches import BackgroundPool, BatchWindows, FeatureSketch, SketchSizes
 from .windows import (
     SequenceBatch,
     TokenizedChunk,

@@ -16,15 +16,24 @@ those of different parts).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64, UInt8, UInt64
+from jaxtyping import Bool, Int8, Int32, Int64, UInt8, UInt64
 
 from ..store.splits import SPLITS
 from .activations import Firings
+from .feature_counts import FeatureCounts
+from .kept_windows import (
+    KeptWindows,
+    falling,
+    gather_rows,
+    is_first,
+    order_rows,
+    rank_within,
+    spans,
+)
 
-_N_SPLITS = len(SPLITS)
 _ALL_HASHES = np.uint64(np.iinfo(np.uint64).max)
 
 # Rows gathered before they are ranked against those kept.
@@ -71,82 +80,12 @@ class BatchWindows:
     position: UInt8[np.ndarray, " T"]
 
 
-@dataclass(frozen=True, slots=True)
-class KeptWindows:
-    """Windows kept for features, one row each; activations lie one after another.
-
-    Attributes:
-        slot: feature times three plus the split's number.
-        copies: active occurrences that the row stands for (the sample's rows only).
-        length: how many activations the row has in `position` and `value`.
-    """
-
-    slot: Int64[np.ndarray, " K"]
-    token_hash: UInt64[np.ndarray, " K"]
-    occurrence: Int64[np.ndarray, " K"]
-    peak: Float32[np.ndarray, " K"]
-    copies: Int64[np.ndarray, " K"]
-    in_top: Bool[np.ndarray, " K"]
-    in_sample: Bool[np.ndarray, " K"]
-    length: Int64[np.ndarray, " K"]
-    position: UInt8[np.ndarray, " N"]
-    value: Float32[np.ndarray, " N"]
-
-    def __len__(self) -> int:
-        return len(self.slot)
-
-    def take(self, rows: Int64[np.ndarray, " R"], **replaced: np.ndarray) -> KeptWindows:
-        """These rows, with some columns replaced."""
-        length = self.length[rows]
-        places = _spans((np.cumsum(self.length) - self.length)[rows], length)
-        columns = {name: getattr(self, name)[rows] for name in _ROW_COLUMNS}
-        columns |= {"position": self.position[places], "value": self.value[places]}
-        return KeptWindows(**(columns | replaced))
-
-
-_ROW_COLUMNS = tuple(f.name for f in fields(KeptWindows) if f.name not in ("position", "value"))
-
-
-@dataclass(slots=True)
-class ExactSums:
-    """Sums that do not depend on grouping: whole part and 2^-32ths, each in an integer.
-
-    Each chunk's float64 sum is rounded to 2^-32 once; adding integers is associative, where
-    adding floats is not, and needs no list of chunks.
-    """
-
-    whole: Int64[np.ndarray, " S"]
-    fraction: Int64[np.ndarray, " S"]
-
-    @classmethod
-    def zeros(cls, n: int) -> ExactSums:
-        """N sums of nothing."""
-        return cls(np.zeros(n, np.int64), np.zeros(n, np.int64))
-
-    def add(self, sums: Float64[np.ndarray, " S"]) -> None:
-        """Adds one chunk's sums."""
-        whole = np.floor(sums)
-        self.whole += whole.astype(np.int64)
-        self.fraction += np.rint((sums - whole) * 2.0**32).astype(np.int64)
-        carry = self.fraction >> 32
-        self.whole += carry
-        self.fraction -= carry << 32
-
-
-# Half-octaves from 2^-6 to 2^14; the first and last bin take what lies beyond.
-HISTOGRAM_EDGES: tuple[float, ...] = tuple(
-    base * 2.0**exponent for exponent in range(-6, 14) for base in (1.0, 1.5)
-)
-_N_BINS = len(HISTOGRAM_EDGES)
-_FIRST_BIN_BITS = int(np.float32(HISTOGRAM_EDGES[0]).view(np.int32)) >> 22
-
-
 class BackgroundPool:
     """Per split, the windows with the smallest hashes of all, shared by all features."""
 
     def __init__(self, sizes: SketchSizes) -> None:
         self._kept = sizes.kept_background
-        self.threshold = np.full(_N_SPLITS, _ALL_HASHES)
+        self.threshold = np.full(len(SPLITS), _ALL_HASHES)
         self.split = np.empty(0, np.int8)
         self.token_hash = np.empty(0, np.uint64)
         self.occurrence = np.empty(0, np.int64)
@@ -175,71 +114,15 @@ class BackgroundPool:
     ) -> None:
         order = np.lexsort((occurrence, token_hash, split))
         split, token_hash = split[order], token_hash[order]
-        first = np.flatnonzero(_is_first(split, token_hash))
+        first = np.flatnonzero(is_first(split, token_hash))
         copies = np.add.reduceat(copies[order], first)
         split, token_hash, occurrence = split[first], token_hash[first], occurrence[order][first]
-        rank = _rank_within(split)
+        rank = rank_within(split)
         last = rank == self._kept[split] - 1
         self.threshold[split[last]] = token_hash[last]
         kept = rank < self._kept[split]
         self.split, self.token_hash = split[kept], token_hash[kept]
         self.occurrence, self.copies = occurrence[kept], copies[kept]
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Additive statistics of an SAE's features."""
-
-    n_features: int
-    n_active_windows: Int64[np.ndarray, " S"] = field(init=False)
-    n_active: Int64[np.ndarray, " S"] = field(init=False)
-    sum: ExactSums = field(init=False)
-    sum_sq: ExactSums = field(init=False)
-    histogram: Int64[np.ndarray, "F H"] = field(init=False)
-    max_activation: Float32[np.ndarray, " F"] = field(init=False)
-    _chunk_sum: Float64[np.ndarray, " S"] = field(init=False)
-    _chunk_sum_sq: Float64[np.ndarray, " S"] = field(init=False)
-
-    def __post_init__(self) -> None:
-        n_slots = self.n_features * _N_SPLITS
-        self.n_active_windows = np.zeros(n_slots, np.int64)
-        self.n_active = np.zeros(n_slots, np.int64)
-        self.sum, self.sum_sq = ExactSums.zeros(n_slots), ExactSums.zeros(n_slots)
-        self.histogram = np.zeros((self.n_features, _N_BINS), np.int64)
-        self.max_activation = np.zeros(self.n_features, np.float32)
-        self._chunk_sum, self._chunk_sum_sq = np.zeros(n_slots), np.zeros(n_slots)
-
-    def add(
-        self,
-        firings: Firings,
-        slot: np.ndarray,
-        first: np.ndarray,
-        length: np.ndarray,
-        peak: np.ndarray,
-    ) -> None:
-        n_slots = len(self.n_active)
-        value = firings.value.astype(np.float64)
-        self.n_active_windows += np.bincount(slot, minlength=n_slots)
-        self.n_active += np.bincount(slot, length, n_slots).astype(np.int64)
-        self._chunk_sum += np.bincount(slot, np.add.reduceat(value, first), n_slots)
-        self._chunk_sum_sq += np.bincount(slot, np.add.reduceat(value * value, first), n_slots)
-        # The exponent and the first bit of the fraction, straight from the float's bits.
-        bins = (firings.value.view(np.int32) >> 22) - _FIRST_BIN_BITS
-        np.clip(bins, 0, _N_BINS - 1, out=bins)
-        cells = firings.feature.astype(np.int64) * _N_BINS + bins
-        self.histogram += np.bincount(cells, minlength=self.histogram.size).reshape(-1, _N_BINS)
-        feature = slot // _N_SPLITS
-        starts = np.flatnonzero(_is_first(feature))
-        fired = feature[starts]
-        self.max_activation[fired] = np.maximum(
-            self.max_activation[fired], np.maximum.reduceat(peak, starts)
-        )
-
-    def end_chunk(self) -> None:
-        self.sum.add(self._chunk_sum)
-        self.sum_sq.add(self._chunk_sum_sq)
-        self._chunk_sum[:] = 0
-        self._chunk_sum_sq[:] = 0
 
 
 class FeatureSketch:
@@ -250,35 +133,29 @@ class FeatureSketch:
     """
 
     def __init__(self, n_features: int, sizes: SketchSizes, pool: BackgroundPool) -> None:
-        n_slots = n_features * _N_SPLITS
-        self.counts = _Counts(n_features)
+        n_slots = n_features * len(SPLITS)
+        self.counts = FeatureCounts(n_features)
         self._pool = pool
         self._kept_top = np.tile(sizes.kept_top, n_features)
         self._kept_sample = np.tile(sizes.kept_sample, n_features)
         self._least_peak = np.zeros(n_slots, np.float32)
         self._largest_hash = np.full(n_slots, _ALL_HASHES)
-        self._kept = _gather([])
+        self._kept = gather_rows([])
         self._pending: list[KeptWindows] = []
         self._n_pending = 0
         self._background: list[KeptWindows] = []
         self._n_background = 0
         self._n_background_pruned = 0
 
-    @property
-    def sample_threshold(self) -> Float64[np.ndarray, " S"]:
-        """The share of the hash range that each slot's sample covers (1: all are in it)."""
-        share: Float64[np.ndarray, " S"] = self._largest_hash.astype(np.float64) / 2.0**64
-        return share
-
     def add(self, firings: Firings, batch: BatchWindows) -> None:
         """Takes in one batch: only what enters a sketch is touched beyond counting."""
         if len(firings) == 0:
             return
         window = batch.window_of_token[firings.token]
-        first = np.flatnonzero(_is_first(firings.feature, window))
+        first = np.flatnonzero(is_first(firings.feature, window))
         length = np.diff(first, append=len(firings))
         window = window[first]
-        slot = firings.feature[first].astype(np.int64) * _N_SPLITS + batch.split[window]
+        slot = firings.feature[first].astype(np.int64) * len(SPLITS) + batch.split[window]
         peak = np.maximum.reduceat(firings.value, first)
         self.counts.add(firings, slot, first, length, peak)
 
@@ -287,7 +164,7 @@ class FeatureSketch:
         in_sample = token_hash <= self._largest_hash[slot]
 
         def gather(rows: np.ndarray) -> KeptWindows:
-            places = _spans(first[rows], length[rows])
+            places = spans(first[rows], length[rows])
             return KeptWindows(
                 slot=slot[rows],
                 token_hash=token_hash[rows],
@@ -329,20 +206,20 @@ class FeatureSketch:
         return [rows.occurrence for rows in (self._kept, *self._pending, *self._background)]
 
     def _rank(self) -> None:
-        rows = _gather([self._kept, *self._pending])
+        rows = gather_rows([self._kept, *self._pending])
         self._pending, self._n_pending = [], 0
-        order = _order(rows.slot, rows.token_hash, rows.token_hash, rows.occurrence)
+        order = order_rows(rows.slot, rows.token_hash, rows.token_hash, rows.occurrence)
         slot, token_hash = rows.slot[order], rows.token_hash[order]
-        is_first = _is_first(slot, token_hash)
-        first = np.flatnonzero(is_first)
-        group = np.cumsum(is_first) - 1
+        opens_group = is_first(slot, token_hash)
+        first = np.flatnonzero(opens_group)
+        group = np.cumsum(opens_group) - 1
 
         # The sample: the first occurrence of each distinct window, with its copies.
         in_sample = rows.in_sample[order]
         copies = np.where(in_sample, rows.copies[order], 0)
         copies = np.add.reduceat(copies, first) if len(first) else copies
-        sampled = np.flatnonzero(is_first & in_sample)
-        rank = _rank_within(slot[sampled])
+        sampled = np.flatnonzero(opens_group & in_sample)
+        rank = rank_within(slot[sampled])
         limit = self._kept_sample[slot[sampled]]
         ends = sampled[rank == limit - 1]
         self._largest_hash[slot[ends]] = token_hash[ends]
@@ -353,9 +230,9 @@ class FeatureSketch:
         best = self._best_of_copies(rows, order, group)
         peak = rows.peak[order[best]]
         occurrence = rows.occurrence[order[best]]
-        by_peak = _order(slot[best], _falling(peak), -peak, occurrence)
+        by_peak = order_rows(slot[best], falling(peak), -peak, occurrence)
         best, peak = best[by_peak], peak[by_peak]
-        rank = _rank_within(slot[best])
+        rank = rank_within(slot[best])
         limit = self._kept_top[slot[best]]
         ends = np.flatnonzero(rank == limit - 1)
         self._least_peak[slot[best[ends]]] = peak[ends]
@@ -383,13 +260,13 @@ class FeatureSketch:
         is_copy[:-1] |= is_copy[1:]
         copies = candidates[is_copy]
         copies = copies[np.lexsort((copies, -rows.peak[order[copies]], group[copies]))]
-        best = copies[_is_first(group[copies])]
+        best = copies[is_first(group[copies])]
         return np.sort(np.concatenate([candidates[~is_copy], best]))
 
     def _prune_background(self) -> None:
         """Forgets the rows of windows that have left the pool, if they are many."""
         stays = [
-            rows.token_hash <= self._pool.threshold[rows.slot % _N_SPLITS]
+            rows.token_hash <= self._pool.threshold[rows.slot % len(SPLITS)]
             for rows in self._background
         ]
         n_staying = sum(int(each.sum()) for each in stays)
@@ -402,98 +279,17 @@ class FeatureSketch:
     def _finish_background(self) -> KeptWindows:
         """The pool's rows, of copies the earliest occurrence in which the feature fires."""
         pool = self._pool
-        rows = _gather(self._background)
-        in_pool = rows.token_hash <= pool.threshold[rows.slot % _N_SPLITS]
+        rows = gather_rows(self._background)
+        in_pool = rows.token_hash <= pool.threshold[rows.slot % len(SPLITS)]
         is_copy = in_pool & np.isin(rows.token_hash, pool.token_hash[pool.copies > 1])
         copies = np.flatnonzero(is_copy)
         order = copies[
             np.lexsort((rows.occurrence[copies], rows.token_hash[copies], rows.slot[copies]))
         ]
-        earliest = order[_is_first(rows.slot[order], rows.token_hash[order])]
+        earliest = order[is_first(rows.slot[order], rows.token_hash[order])]
         stays = np.concatenate([np.flatnonzero(in_pool & ~is_copy), earliest])
         return rows.take(stays[np.argsort(rows.slot[stays], kind="stable")])
 
 
 def _with_reserve(sizes: Sequence[int]) -> Int64[np.ndarray, " 3"]:
     return np.array([size + max(4, size // 4) if size else 0 for size in sizes], np.int64)
-
-
-def _gather(parts: list[KeptWindows]) -> KeptWindows:
-    def column(name: str, dtype: type) -> np.ndarray:
-        return np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
-
-    return KeptWindows(
-        slot=column("slot", np.int64),
-        token_hash=column("token_hash", np.uint64),
-        occurrence=column("occurrence", np.int64),
-        peak=column("peak", np.float32),
-        copies=column("copies", np.int64),
-        in_top=column("in_top", np.bool_),
-        in_sample=column("in_sample", np.bool_),
-        length=column("length", np.int64),
-        position=column("position", np.uint8),
-        value=column("value", np.float32),
-    )
-
-
-def _order(
-    slot: Int64[np.ndarray, " K"],
-    leading: UInt64[np.ndarray, " K"],
-    second: np.ndarray,
-    third: np.ndarray,
-) -> Int64[np.ndarray, " K"]:
-    """The order by slot, second and third key.
-
-    One 64-bit key of the slot and the leading bits of the second sorts several times faster
-    than three keys do; the few rows that it leaves equal are then sorted by all.
-
-    `leading` are 64-bit numbers that rise with the second key.
-    """
-    if not len(slot):
-        return np.empty(0, np.int64)
-    slot_bits = max(1, int(slot.max()).bit_length())
-    key = (slot.astype(np.uint64) << np.uint64(64 - slot_bits)) | (leading >> np.uint64(slot_bits))
-    order = np.argsort(key)
-    key = key[order]
-    is_tied = np.zeros(len(key), np.bool_)
-    is_tied[1:] = key[1:] == key[:-1]
-    is_tied[:-1] |= is_tied[1:]
-    tied = np.flatnonzero(is_tied)
-    rows = order[tied]
-    order[tied] = rows[np.lexsort((third[rows], second[rows], slot[rows]))]
-    return order
-
-
-def _falling(peak: Float32[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
-    """64-bit numbers that fall as the (positive) peaks rise."""
-    bits = peak.view(np.uint32).astype(np.uint64) << np.uint64(32)
-    return ~bits
-
-
-def _is_first(*keys: np.ndarray) -> Bool[np.ndarray, " K"]:
-    """True where a row differs from the one before it in any key."""
-    first = np.ones(len(keys[0]), np.bool_)
-    if len(first) > 1:
-        first[1:] = keys[0][1:] != keys[0][:-1]
-        for key in keys[1:]:
-            first[1:] |= key[1:] != key[:-1]
-    return first
-
-
-def _rank_within(group: np.ndarray) -> Int64[np.ndarray, " K"]:
-    """Each row's place among the rows of its group, from 0; groups lie together."""
-    starts = np.flatnonzero(_is_first(group))
-    rank: Int64[np.ndarray, " K"] = np.arange(len(group)) - np.repeat(
-        starts, np.diff(starts, append=len(group))
-    )
-    return rank
-
-
-def _spans(
-    starts: Int64[np.ndarray, " R"], lengths: Int64[np.ndarray, " R"]
-) -> Int64[np.ndarray, " N"]:
-    """The places starts[0], starts[0]+1, … of each span, one span after another."""
-    ends = np.cumsum(lengths)
-    places: Int64[np.ndarray, " N"] = np.arange(ends[-1] if len(ends) else 0)
-    places += np.repeat(starts - (ends - lengths), lengths)
-    return places

@@ -89,7 +89,3 @@ class NewerDatabase(StoreError):
 
 class PartConflict(StoreError):
     """A part overlaps text already absorbed under another cutting or configuration."""
-
-
-class FidelityMismatch(ScopenoteError):
-    """The SAE does not reconstruct what it is fed: most likely the wrong tensor."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -44,7 +43,7 @@ class Windows:
     Attributes:
         window_id: names of the occurrences.
         token_hash: the sampling hash of the exact token ids.
-        document: a small integer per document, equal within one object for equal documents.
+        document: a number that is the document's own, the same wherever it is read.
         token_ids: padded with -1.
         copies: how many occurrences this row stands for.
     """
@@ -189,16 +188,6 @@ class Simulation:
     predicted: Float32[np.ndarray, " T"] | None
     status: Status = "done"
     reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One invocation that worked on a run folder."""
-
-    run_id: str
-    started_at: datetime
-    config: dict[str, Any]
-    version: str
 
 
 def content_hash(value: Any) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from scopenote.extract.collect_job import CollectJob
+from scopenote.extract.feature_counts import HISTOGRAM_EDGES
 from scopenote.extract.models import SubjectModel
 from scopenote.extract.saes import Sae, SaeSource
 from scopenote.extract.sites import Site
-from scopenote.extract.sketches import HISTOGRAM_EDGES, SketchSizes
+from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.windows import Chunk, WindowShape
 from scopenote.store.splits import SPLITS, split_of, token_hash, window_id
 
