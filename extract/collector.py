@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 
 from ..store.splits import SPLITS
 from .activations import Firings, find_firings, reconstruct
@@ -137,7 +137,7 @@ class Collector:
     def add_chunk(self, chunk: TokenizedChunk) -> list[FidelitySums]:
         """Takes in one chunk; gives each SAE's fidelity on it."""
         fidelity = [FidelitySums(0, 0, np.zeros(sae.decoder.shape[1])) for sae in self._saes]
-        n_special = 0
+        n_special = np.zeros(len(SPLITS), np.int64)
         for batch in batch_sequences(
             chunk, self._bos, self._pad, self._special, self._max_batch_tokens
         ):
@@ -182,7 +182,8 @@ class Collector:
 
     def _add_batch(
         self, chunk: TokenizedChunk, batch: SequenceBatch, fidelity: list[FidelitySums]
-    ) -> int:
+    ) -> Int64[np.ndarray, " S"]:
+        """Takes in one batch; counts, by split, the special tokens that were not recorded."""
         split = chunk.window_split[batch.windows]
         token_hash = chunk.token_hash[batch.windows]
         occurrence = chunk.occurrence[batch.windows]
@@ -208,12 +209,17 @@ class Collector:
                 if batch.is_special is not None:
                     firings = firings.where(~batch.is_special[firings.token])
                 sketch.add(firings, windows)
-        return 0 if batch.is_special is None else int(batch.is_special.sum())
+        if batch.is_special is None:
+            return np.zeros(len(SPLITS), np.int64)
+        return np.bincount(split[batch.window_of_token[batch.is_special]], minlength=len(SPLITS))
 
     def _count_chunk(
-        self, chunk: TokenizedChunk, n_special: int, fidelity: list[FidelitySums]
+        self,
+        chunk: TokenizedChunk,
+        n_special: Int64[np.ndarray, " S"],
+        fidelity: list[FidelitySums],
     ) -> None:
-        n_tokens = chunk.n_tokens - n_special
+        n_tokens = chunk.n_tokens - int(n_special.sum())
         document_split = np.zeros(len(chunk.doc_ids), np.int64)
         document_split[chunk.window_document] = chunk.window_split
         has_window = np.zeros(len(chunk.doc_ids), np.bool_)
@@ -221,7 +227,7 @@ class Collector:
         self._totals[:, 0] += np.bincount(document_split[has_window], minlength=len(SPLITS))
         self._totals[:, 1] += np.bincount(chunk.window_split, minlength=len(SPLITS))
         lengths = np.bincount(chunk.window_split, chunk.window_length, len(SPLITS))
-        self._totals[:, 2] += lengths.astype(np.int64)
+        self._totals[:, 2] += lengths.astype(np.int64) - n_special
         self._chunk_rows.append(
             {
                 "chunk": chunk.index,

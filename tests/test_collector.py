@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scopenote.extract.activations import find_firings, reconstruct
+from scopenote.extract.collect_job import CollectJob
+from scopenote.extract.collector import CollectedPart
+from scopenote.extract.corpus import Document
+from scopenote.extract.sketches import SketchSizes
+from scopenote.extract.windows import WindowShape, cut_chunks, tokenize_chunk
+from scopenote.store.splits import document_id
+
+from .brute_force import make_job
+
+SIZES = SketchSizes(top=(2, 1, 2), sample=(2, 3, 3), background=(3, 2, 4))
+SHAPE = WindowShape(window_tokens=3, prefix_tokens=2, sequence_tokens=8, seed=7)
+
+
+def collect(job: CollectJob, texts: list[str]) -> CollectedPart:
+    chunks = cut_chunks(Document(text, document_id(text)) for text in texts)
+    tokenized = [tokenize_chunk(c, job.model.tokenizer, job.model.name, job.shape) for c in chunks]
+    *_, part = job.collect(tokenized)
+    assert isinstance(part, CollectedPart)
+    return part
+
+
+def test_firings_in_blocks_are_those_of_the_dense_encoding(tmp_path: Path) -> None:
+    sae = make_job(0, (37,), SHAPE, SIZES).saes[0]
+    x = torch.from_numpy(np.random.default_rng(0).integers(-3, 4, (50, 5)).astype(np.float32))
+    dense = sae.encode(x).numpy()
+    feature, token = np.nonzero(dense.T)
+    assert len(feature) > 100
+    for block_values in (1, 50, 333, 10**6):
+        found = find_firings(sae, x, block_values)
+        np.testing.assert_array_equal(found.feature, feature)
+        np.testing.assert_array_equal(found.token, token)
+        np.testing.assert_array_equal(found.value, dense.T[feature, token])
+
+
+def test_the_sparse_reconstruction_is_the_dense_one() -> None:
+    sae = make_job(0, (37,), SHAPE, SIZES).saes[0]
+    x = torch.from_numpy(np.random.default_rng(1).integers(-3, 4, (50, 5)).astype(np.float32))
+    x[7] = -1000  # a token on which nothing fires, or nearly
+    found = reconstruct(sae, find_firings(sae, x), len(x))
+    torch.testing.assert_close(found, sae.decode(sae.encode(x)))
+
+
+def test_bos_is_fed_and_never_recorded() -> None:
+    # The made-up model gives BOS a vector of thousands, on which features fire hugely.
+    job = make_job(0, (6,), SHAPE, SIZES)
+    bos = job.model.read_sites(torch.tensor([[2]]), [job.saes[0].site])[job.saes[0].site][0]
+    assert job.saes[0].encode(bos).max() > 500
+    part = collect(job, ["abcab", "bca", "ccba", "abba"])
+    assert part.tables["features-0"]["max_activation"].to_numpy().max() < 100
+
+
+def test_special_tokens_inside_the_text_are_not_recorded_and_not_counted() -> None:
+    job = make_job(0, (6,), SHAPE, SIZES)
+    clean = collect(job, ["abcdabc"])
+    job.model.tokenizer.all_special_ids = (0, 1, 2, 3, 7)  # the letter d
+    spoilt = collect(job, ["abcdabc"])
+    assert (clean.n_tokens, spoilt.n_tokens) == (7, 6)
+    positions = spoilt.tables["contexts-0"]["positions"].to_pylist()
+    occurrences = spoilt.tables["contexts-0"]["occurrence"].to_pylist()
+    fired = {o + p for o, places in zip(occurrences, positions, strict=True) for p in places}
+    assert 3 not in fired
+    assert fired
+
+
+def test_a_corpus_in_which_nothing_fires_still_makes_a_part() -> None:
+    job = make_job(0, (3,), SHAPE, SIZES)
+    job.saes[0].threshold.fill_(1e9)
+    part = collect(job, ["abc", "cab"])
+    assert part.n_tokens == 6
+    assert part.tables["contexts-0"].num_rows == 0
+    assert part.tables["pool"].num_rows == 2
