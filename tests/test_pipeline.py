@@ -199,6 +199,7 @@ def test_a_second_run_at_the_same_time_is_refused(config: Path, tmp_path: Path) 
     assert "Traceback" not in second.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_soon_with_one_message_and_keeps_what_is_finished(
     config: Path, tmp_path: Path
 ) -> None:
