@@ -11,7 +11,7 @@ from typing import Any
 from ..store.errors import CorpusError
 from ..store.records import content_hash
 from .collector import CollectedPart, Collector
-from .feature_counts import HISTOGRAM_EDGES
+from .firing_passes import HISTOGRAM_EDGES
 from .models import SubjectModel
 from .saes import Sae
 from .sketches import SketchSizes
@@ -89,11 +89,9 @@ class CollectJob:
         return f"collect-{min(numbers):06d}-{max(numbers):06d}-{content}"
 
     def collect(self, chunks: Iterable[TokenizedChunk]) -> Iterator[CollectedPart | int]:
-        """Collects the chunks: gives each one's tokens as it is done, and the part at last."""
+        """Collects the chunks: gives each batch's tokens as it is done, and the part at last."""
         collector = Collector(self.model, self.saes, self.shape, self.sizes, self.max_batch_tokens)
-        for chunk in chunks:
-            collector.add_chunk(chunk)
-            yield chunk.n_tokens
+        yield from collector.collect(chunks)
         yield collector.finish()
 
     def pending_chunks(

@@ -5,8 +5,13 @@ Nothing here touches the disk: `Collector.finish` gives Arrow tables, which the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -14,13 +19,16 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float, Float64, Int64
 
+from ..store.background import background_table
 from ..store.splits import SPLITS
 from .activations import Firings, find_firings, reconstruct
+from .background_pool import BackgroundPool
+from .firing_passes import BatchWindows
 from .kept_windows import KeptWindows
 from .models import SubjectModel
 from .saes import Sae
 from .sites import Site
-from .sketches import BackgroundPool, BatchWindows, FeatureSketch, SketchSizes
+from .sketches import FeatureSketch, SketchSizes
 from .windows import (
     SequenceBatch,
     TokenizedChunk,
@@ -28,47 +36,45 @@ from .windows import (
     batch_sequences,
     occurrence_start,
 )
+from .workers import batch_workers
 
-# Tokens at the start of each chunk on which the reconstruction is measured: decoding all of
-# them would cost as much as encoding.
-FIDELITY_TOKENS = 1024
+# Of so many tokens one is reconstructed: decoding all would cost as much as encoding.
+FIDELITY_STRIDE = 64
 
 
 @dataclass(slots=True)
 class FidelitySums:
-    """Moments of one SAE's input and error on one chunk, from which FVU follows.
+    """Moments of one SAE's input and error, from which FVU follows.
 
     The fraction of variance unexplained is the squared error over the squared distance from
     the mean vector, both summed over tokens and coordinates.
     """
 
     n_tokens: int
-    n_active: int
     sum_x: Float64[np.ndarray, " D"]
-    sum_x_sq: float = 0.0
-    sum_error_sq: float = 0.0
+    sum_x_sq: float
+    sum_error_sq: float
 
-    def add(self, sae: Sae, x: Float[torch.Tensor, "T D"], firings: Firings) -> None:
-        """Adds the first of these tokens, up to FIDELITY_TOKENS in all."""
-        n = min(FIDELITY_TOKENS - self.n_tokens, x.shape[0])
-        if n <= 0:
-            return
-        fired = firings.where(firings.token < n)
-        exact = x[:n].double()
-        error = exact - reconstruct(sae, fired, n).double()
-        self.n_tokens += n
-        self.n_active += len(fired)
-        self.sum_x += exact.sum(0).cpu().numpy()
-        self.sum_x_sq += float(exact.square().sum())
-        self.sum_error_sq += float(error.square().sum())
+    @classmethod
+    def measure(cls, sae: Sae, x: Float[torch.Tensor, "T D"], firings: Firings) -> FidelitySums:
+        """Moments of every FIDELITY_STRIDE-th of these tokens."""
+        fired = firings.every(FIDELITY_STRIDE)
+        exact = x[::FIDELITY_STRIDE].double()
+        error = exact - reconstruct(sae, fired, len(exact)).double()
+        return cls(
+            n_tokens=len(exact),
+            sum_x=exact.sum(0).cpu().numpy(),
+            sum_x_sq=float(exact.square().sum()),
+            sum_error_sq=float(error.square().sum()),
+        )
 
-    @property
-    def fvu(self) -> float | None:
-        """Fraction of variance unexplained; None where there is no variance."""
-        if self.n_tokens == 0:
-            return None
-        variance = self.sum_x_sq - float(np.square(self.sum_x).sum()) / self.n_tokens
-        return self.sum_error_sq / variance if variance > 0 else None
+    def __add__(self, other: FidelitySums) -> FidelitySums:
+        return FidelitySums(
+            self.n_tokens + other.n_tokens,
+            self.sum_x + other.sum_x,
+            self.sum_x_sq + other.sum_x_sq,
+            self.sum_error_sq + other.sum_error_sq,
+        )
 
 
 @dataclass(slots=True)
@@ -92,6 +98,23 @@ class _WindowTexts:
         table = table.filter(pa.array(np.isin(table["occurrence"].to_numpy(), occurrences)))
         self.blocks, self.n_live = [table], table.num_rows
         return table
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchSums:
+    """What a batch leaves beside the sketches: special tokens by split, fidelity by SAE."""
+
+    n_special: Int64[np.ndarray, " S"]
+    fidelity: list[FidelitySums]
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenChunk:
+    """A chunk some of whose batches are not done."""
+
+    chunk: TokenizedChunk
+    batches: list[SequenceBatch]
+    done: list[_BatchSums] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +147,7 @@ class Collector:
         self._model, self._saes, self._shape = model, saes, shape
         self._max_batch_tokens = max_batch_tokens
         self._sites: list[Site] = sorted({sae.site for sae in saes})
-        self._pool = BackgroundPool(sizes)
+        self._pool = BackgroundPool(sizes.kept_background)
         self._sketches = [FeatureSketch(sae.width, sizes, self._pool) for sae in saes]
         self._texts = _WindowTexts()
         self._totals = np.zeros((len(SPLITS), 3), np.int64)
@@ -134,28 +157,32 @@ class Collector:
         self._special = frozenset(model.tokenizer.all_special_ids)
         self._pad = model.tokenizer.pad_token_id or 0
 
-    def add_chunk(self, chunk: TokenizedChunk) -> list[FidelitySums]:
-        """Takes in one chunk; gives each SAE's fidelity on it."""
-        fidelity = [FidelitySums(0, 0, np.zeros(sae.decoder.shape[1])) for sae in self._saes]
-        n_special = np.zeros(len(SPLITS), np.int64)
-        for batch in batch_sequences(
-            chunk, self._bos, self._pad, self._special, self._max_batch_tokens
-        ):
-            n_special += self._add_batch(chunk, batch, fidelity)
-        for sketch in self._sketches:
-            sketch.end_chunk()
-        self._texts.add(chunk, self._model.name)
-        self._texts.prune(self._occurrences)
-        self._count_chunk(chunk, n_special, fidelity)
-        return fidelity
+    def collect(self, chunks: Iterable[TokenizedChunk]) -> Iterator[int]:
+        """Takes in chunks; gives the number of tokens of each batch when it is done.
+
+        Batches are worked on side by side. What they leave does not depend on their order,
+        but for sums of floats, which are added up in the order of the batches.
+        """
+        waiting: deque[tuple[_OpenChunk, int, Future[_BatchSums]]] = deque()
+        workers = batch_workers(self._model.device, self._model.reader.cancelled)
+        with workers as (executor, n_workers):
+            for opened in map(self._open, chunks):
+                for batch in opened.batches:
+                    windows = self._admit(opened.chunk, batch)
+                    future = executor.submit(self._add_batch, batch, windows)
+                    waiting.append((opened, len(batch.position), future))
+                    # For each batch that is worked on another lies ready.
+                    if len(waiting) >= 2 * n_workers:
+                        yield self._settle(*waiting.popleft())
+            while waiting:
+                yield self._settle(*waiting.popleft())
 
     def finish(self) -> CollectedPart:
         """Ranks what is kept and gives it as tables."""
         tables = {}
         for number, sketch in enumerate(self._sketches):
-            contexts, background = sketch.finish()
-            tables[f"contexts-{number}"] = _contexts_table(contexts)
-            tables[f"background-{number}"] = _background_table(background)
+            tables[f"contexts-{number}"] = _contexts_table(sketch.finish())
+            tables[f"background-{number}"] = background_table(sketch.background)
             tables[f"counts-{number}"] = _counts_table(sketch)
             tables[f"features-{number}"] = _features_table(sketch)
         pool = self._pool
@@ -176,18 +203,25 @@ class Collector:
                 "n_tokens": self._totals[:, 2],
             }
         )
+        self._chunk_rows.sort(key=itemgetter("chunk"))
         tables["chunks"] = pa.Table.from_pylist(self._chunk_rows, _CHUNKS)
         tables["fidelity"] = pa.Table.from_pylist(self._fidelity_rows, _FIDELITY)
         return CollectedPart(tables, int(self._totals[:, 2].sum()))
 
-    def _add_batch(
-        self, chunk: TokenizedChunk, batch: SequenceBatch, fidelity: list[FidelitySums]
-    ) -> Int64[np.ndarray, " S"]:
-        """Takes in one batch; counts, by split, the special tokens that were not recorded."""
+    def _open(self, chunk: TokenizedChunk) -> _OpenChunk:
+        batches = batch_sequences(
+            chunk, self._bos, self._pad, self._special, self._max_batch_tokens
+        )
+        opened = _OpenChunk(chunk, list(batches))
+        if not opened.batches:
+            self._close(opened)
+        return opened
+
+    def _admit(self, chunk: TokenizedChunk, batch: SequenceBatch) -> BatchWindows:
         split = chunk.window_split[batch.windows]
         token_hash = chunk.token_hash[batch.windows]
         occurrence = chunk.occurrence[batch.windows]
-        windows = BatchWindows(
+        return BatchWindows(
             split=split,
             token_hash=token_hash,
             occurrence=occurrence,
@@ -195,30 +229,42 @@ class Collector:
             window_of_token=batch.window_of_token,
             position=batch.position,
         )
+
+    def _add_batch(self, batch: SequenceBatch, windows: BatchWindows) -> _BatchSums:
+        """Takes in one batch; runs beside others."""
         activations = self._model.read_sites(torch.from_numpy(batch.input_ids).long(), self._sites)
         places = torch.from_numpy(batch.flat_positions).to(self._model.device)
         vectors = {
             site: x.reshape(-1, x.shape[-1]).index_select(0, places)
             for site, x in activations.items()
         }
+        fidelity = []
         with torch.inference_mode():
-            for sae, sketch, sums in zip(self._saes, self._sketches, fidelity, strict=True):
+            for sae, sketch in zip(self._saes, self._sketches, strict=True):
                 x = vectors[sae.site]
                 firings = find_firings(sae, x)
-                sums.add(sae, x, firings)
+                fidelity.append(FidelitySums.measure(sae, x, firings))
                 if batch.is_special is not None:
                     firings = firings.where(~batch.is_special[firings.token])
                 sketch.add(firings, windows)
-        if batch.is_special is None:
-            return np.zeros(len(SPLITS), np.int64)
-        return np.bincount(split[batch.window_of_token[batch.is_special]], minlength=len(SPLITS))
+        n_special = np.zeros(len(SPLITS), np.int64)
+        if batch.is_special is not None:
+            special = windows.split[batch.window_of_token[batch.is_special]]
+            n_special = np.bincount(special, minlength=len(SPLITS))
+        return _BatchSums(n_special, fidelity)
 
-    def _count_chunk(
-        self,
-        chunk: TokenizedChunk,
-        n_special: Int64[np.ndarray, " S"],
-        fidelity: list[FidelitySums],
-    ) -> None:
+    def _settle(self, opened: _OpenChunk, n_tokens: int, future: Future[_BatchSums]) -> int:
+        opened.done.append(future.result())
+        if len(opened.done) == len(opened.batches):
+            self._close(opened)
+        return n_tokens
+
+    def _close(self, opened: _OpenChunk) -> None:
+        """Counts a chunk whose batches are all done."""
+        chunk, done = opened.chunk, opened.done
+        n_special = sum((each.n_special for each in done), np.zeros(len(SPLITS), np.int64))
+        self._texts.add(chunk, self._model.name)
+        self._texts.prune(self._occurrences)
         n_tokens = chunk.n_tokens - int(n_special.sum())
         document_split = np.zeros(len(chunk.doc_ids), np.int64)
         document_split[chunk.window_document] = chunk.window_split
@@ -237,7 +283,8 @@ class Collector:
                 "n_tokens": n_tokens,
             }
         )
-        for number, sums in enumerate(fidelity):
+        for number, of_batches in enumerate(zip(*(each.fidelity for each in done), strict=True)):
+            sums = reduce(operator.add, of_batches)
             self._fidelity_rows.append(
                 {
                     "sae": number,
@@ -329,18 +376,6 @@ def _contexts_table(rows: KeptWindows) -> pa.Table:
     )
 
 
-def _background_table(rows: KeptWindows) -> pa.Table:
-    return pa.table(
-        {
-            **_slot_columns(rows.slot),
-            "token_hash": rows.token_hash,
-            "occurrence": rows.occurrence,
-            "positions": _lists(rows.position, rows.length),
-            "activations": _lists(rows.value, rows.length),
-        }
-    )
-
-
 def _counts_table(sketch: FeatureSketch) -> pa.Table:
     counts = sketch.counts
     slot = np.flatnonzero(counts.n_active)
@@ -349,10 +384,10 @@ def _counts_table(sketch: FeatureSketch) -> pa.Table:
             **_slot_columns(slot),
             "n_active_windows": counts.n_active_windows[slot],
             "n_active": counts.n_active[slot],
-            "sum_whole": counts.sum.whole[slot],
-            "sum_fraction": counts.sum.fraction[slot],
-            "sum_sq_whole": counts.sum_sq.whole[slot],
-            "sum_sq_fraction": counts.sum_sq.fraction[slot],
+            "sum_whole": counts.sums[slot, 0],
+            "sum_fraction": counts.sums[slot, 1],
+            "sum_sq_whole": counts.sums_sq[slot, 0],
+            "sum_sq_fraction": counts.sums_sq[slot, 1],
         }
     )
 

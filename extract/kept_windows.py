@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8, UInt16, UInt64
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +18,14 @@ class KeptWindows:
         length: how many activations the row has in `position` and `value`.
     """
 
-    slot: Int64[np.ndarray, " K"]
+    slot: Int32[np.ndarray, " K"]
     token_hash: UInt64[np.ndarray, " K"]
     occurrence: Int64[np.ndarray, " K"]
     peak: Float32[np.ndarray, " K"]
-    copies: Int64[np.ndarray, " K"]
+    copies: Int32[np.ndarray, " K"]
     in_top: Bool[np.ndarray, " K"]
     in_sample: Bool[np.ndarray, " K"]
-    length: Int64[np.ndarray, " K"]
+    length: UInt16[np.ndarray, " K"]
     position: UInt8[np.ndarray, " N"]
     value: Float32[np.ndarray, " N"]
 
@@ -34,8 +34,8 @@ class KeptWindows:
 
     def take(self, rows: Int64[np.ndarray, " R"], **replaced: np.ndarray) -> KeptWindows:
         """These rows, with some columns replaced."""
-        length = self.length[rows]
-        places = spans((np.cumsum(self.length) - self.length)[rows], length)
+        begin = np.cumsum(self.length, dtype=np.int64) - self.length
+        places = spans(begin[rows], self.length[rows].astype(np.int64))
         columns = {name: getattr(self, name)[rows] for name in _ROW_COLUMNS}
         columns |= {"position": self.position[places], "value": self.value[places]}
         return KeptWindows(**(columns | replaced))
@@ -51,14 +51,14 @@ def gather_rows(parts: list[KeptWindows]) -> KeptWindows:
         return np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
 
     return KeptWindows(
-        slot=column("slot", np.int64),
+        slot=column("slot", np.int32),
         token_hash=column("token_hash", np.uint64),
         occurrence=column("occurrence", np.int64),
         peak=column("peak", np.float32),
-        copies=column("copies", np.int64),
+        copies=column("copies", np.int32),
         in_top=column("in_top", np.bool_),
         in_sample=column("in_sample", np.bool_),
-        length=column("length", np.int64),
+        length=column("length", np.uint16),
         position=column("position", np.uint8),
         value=column("value", np.float32),
     )

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..store.errors import ModelError
 from .attention import BLOCKED_ATTENTION, register_blocked_attention
-from .sites import Site, reading
+from .sites import Site, SiteReader
 
 TOY = "toy"
 _SUPPORTED = ("gemma2",)
@@ -40,10 +40,12 @@ class SubjectModel:
         content_hash: of the configuration and the vocabulary; not of the weights, which are
             named by `source`.
         source: where it was loaded from.
+        reader: reads the network's sites.
     """
 
     name: str
     network: Any
+    reader: SiteReader
     tokenizer: Any
     config: Any
     content_hash: str
@@ -58,14 +60,13 @@ class SubjectModel:
     def read_sites(
         self, input_ids: Int[torch.Tensor, "B S"], sites: list[Site]
     ) -> dict[Site, Float[torch.Tensor, "B S D"]]:
-        """The sites' activations, in one pass.
+        """The sites' activations, in one pass; from any thread.
 
         Sequences are padded on the right and need no mask: attention is causal, so no token
         sees the padding behind it.
         """
-        with torch.inference_mode(), reading(self.network, sites) as seen:
-            self.network(input_ids=input_ids.to(self.device), use_cache=False)
-            return dict(seen)
+        with torch.inference_mode():
+            return self.reader.read(input_ids.to(self.device), sites)
 
 
 def model_path(name: str) -> str:
@@ -111,6 +112,7 @@ def load_model(
     return SubjectModel(
         name=model_name(name),
         network=network.to(chosen),
+        reader=SiteReader(network, sites),
         tokenizer=tokenizer,
         config=config,
         content_hash=_describe(config, tokenizer),

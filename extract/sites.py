@@ -6,13 +6,14 @@ one still encodes without complaint, so every site is tested against a plain re-
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from threading import Event, Lock, local
 from typing import Any, Literal, cast, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
 
 SiteKind = Literal["res", "mlp", "att"]
@@ -43,34 +44,70 @@ def site_width(site: Site, config: Any) -> int:
     return int(config.hidden_size)
 
 
-@contextmanager
-def reading(
-    model: nn.Module, sites: list[Site]
-) -> Iterator[dict[Site, Float[torch.Tensor, "B S D"]]]:
-    """Within the block, each forward pass of the base model leaves the sites' tensors here."""
-    seen: dict[Site, torch.Tensor] = {}
-    with ExitStack() as hooks:
-        for site in sites:
-            hooks.callback(_hook(model, site, seen).remove)
-        yield seen
+class SiteReader:
+    """Reads sites in forward passes of a base model, in any number of threads at once.
 
+    Hooks stay once they are there: one that came or went while another thread's pass is under
+    way could be met half done.
 
-def _hook(
-    model: nn.Module, site: Site, seen: dict[Site, torch.Tensor]
-) -> torch.utils.hooks.RemovableHandle:
-    layer: nn.Module = cast(Any, model).layers[site.layer]
+    Args:
+        model: the base model (`Gemma2Model`).
+        sites: what will be read; others are added when they are first asked for.
+    """
 
-    def keep_output(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        seen[site] = output
+    def __init__(self, model: nn.Module, sites: Iterable[Site] = ()) -> None:
+        self._model = model
+        self._seen = local()
+        self._hooked: set[Site] = set()
+        self._lock = Lock()
+        self.cancelled = Event()
+        for layer in cast(Any, model).layers:
+            layer.register_forward_pre_hook(self._stop_if_cancelled)
+        self._hook(sites)
 
-    def keep_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen[site] = inputs[0]
+    def read(
+        self, input_ids: Int[torch.Tensor, "B S"], sites: Iterable[Site]
+    ) -> dict[Site, Float[torch.Tensor, "B S D"]]:
+        """The sites' tensors, from one pass.
 
-    match site.kind:
-        case "res":
-            return layer.register_forward_hook(keep_output)
-        case "mlp":
-            norm = layer.get_submodule("post_feedforward_layernorm")
-            return norm.register_forward_hook(keep_output)
-        case "att":
-            return layer.get_submodule("self_attn.o_proj").register_forward_pre_hook(keep_input)
+        Raises:
+            CancelledError: `cancelled` was set meanwhile.
+        """
+        self._hook(sites)
+        self._seen.tensors = {}
+        try:
+            self._model(input_ids=input_ids, use_cache=False)
+            return {site: self._seen.tensors[site] for site in sites}
+        finally:
+            del self._seen.tensors
+
+    def _hook(self, sites: Iterable[Site]) -> None:
+        with self._lock:
+            for site in set(sites) - self._hooked:
+                self._add_hook(site)
+                self._hooked.add(site)
+
+    def _add_hook(self, site: Site) -> None:
+        layer: nn.Module = cast(Any, self._model).layers[site.layer]
+
+        def keep_output(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            self._keep(site, output)
+
+        def keep_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self._keep(site, inputs[0])
+
+        match site.kind:
+            case "res":
+                layer.register_forward_hook(keep_output)
+            case "mlp":
+                norm = layer.get_submodule("post_feedforward_layernorm")
+                norm.register_forward_hook(keep_output)
+            case "att":
+                layer.get_submodule("self_attn.o_proj").register_forward_pre_hook(keep_input)
+
+    def _keep(self, site: Site, tensor: torch.Tensor) -> None:
+        self._seen.tensors[site] = tensor
+
+    def _stop_if_cancelled(self, *_: Any) -> None:
+        if self.cancelled.is_set():
+            raise CancelledError

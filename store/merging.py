@@ -12,8 +12,11 @@ from pathlib import Path
 
 import duckdb
 
+from .background import fold_background
 from .parts import Part, begin_part, finish_part, read_part
 from .records import content_hash
+
+_LISTS = "features, lengths, positions, activations"
 
 
 def merge_parts(connection: duckdb.DuckDBPyConnection, parts: Path, pieces: Sequence[Part]) -> Part:
@@ -81,17 +84,7 @@ def _merge_sae(
         ORDER BY c.feature, c.split, c.token_hash, c.occurrence
         """,
     )
-    _copy(
-        connection,
-        folder / f"background-{number}.parquet",
-        f"""
-        SELECT b.* FROM {_read(pieces, f"background-{number}")} b
-        SEMI JOIN ({_pool(pieces)}) USING (split, token_hash)
-        QUALIFY row_number() OVER (
-            PARTITION BY feature, b.split, b.token_hash ORDER BY b.occurrence) = 1
-        ORDER BY feature, split, token_hash
-        """,
-    )
+    _merge_background(connection, folder, pieces, number)
     # Sums of BIGINT are HUGEINT in DuckDB: exact.
     _copy(
         connection,
@@ -123,6 +116,34 @@ def _merge_sae(
         FROM bins GROUP BY feature ORDER BY feature
         """,
     )
+
+
+def _merge_background(
+    connection: duckdb.DuckDBPyConnection, folder: Path, pieces: Sequence[Part], number: int
+) -> None:
+    """The pool's windows; only those of which several parts hold copies are opened."""
+    pooled = f"""
+        SELECT b.*, count(*) OVER (PARTITION BY split, token_hash) > 1 AS is_copy
+        FROM (SELECT * EXCLUDE ({_LISTS}), filename, file_row_number FROM {{source}}) b
+        SEMI JOIN ({_pool(pieces)}) USING (split, token_hash)
+    """
+    source = _read(pieces, f"background-{number}", "filename = true, file_row_number = true")
+    rows = f"""
+        SELECT b.split, b.token_hash, b.occurrence, {_LISTS}
+        FROM {source} b JOIN ({pooled.format(source=source)}) p USING (filename, file_row_number)
+        WHERE {{which}} ORDER BY b.split, b.token_hash, b.occurrence
+    """
+    copies = connection.sql(rows.format(which="is_copy")).to_arrow_table()
+    connection.register("folded", fold_background(copies))
+    _copy(
+        connection,
+        folder / f"background-{number}.parquet",
+        f"""
+        SELECT * FROM ({rows.format(which="NOT is_copy")}) UNION ALL SELECT * FROM folded
+        ORDER BY split, token_hash, occurrence
+        """,
+    )
+    connection.unregister("folded")
 
 
 def _merge_shared(

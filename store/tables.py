@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 
+from .background import by_feature
 from .merging import per_split
 from .parts import Part
 from .splits import SPLITS
@@ -37,6 +38,7 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
         _keep_split(connection, merged, split)
     for number, sae in enumerate(manifest["saes"]):
         _insert_contexts(connection, merged, number, sae["sae_id"])
+        _insert_background(connection, merged, number, sae["sae_id"])
         _insert_features(connection, merged, number, sae)
     _insert_windows(connection, merged)
     for number in range(n_saes):
@@ -138,16 +140,31 @@ def _insert_contexts(
         """,
         {"sae": sae_id},
     )
-    connection.execute(
-        f"""
-        INSERT INTO background
-        SELECT $sae, b.feature, p.window_id, b.positions, b.activations,
-               {_split_name("b.split")}
-        FROM read_parquet('{merged.file(f"background-{number}")}') b
-        JOIN pool_windows p USING (split, token_hash)
-        """,  # in the part's own order, by feature: sorting lists again would cost the most here
-        {"sae": sae_id},
-    )
+
+
+def _insert_background(
+    connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae_id: str
+) -> None:
+    # One split after another, to hold less at once.
+    for split, name in enumerate(SPLITS):
+        windows = connection.sql(
+            f"""
+            SELECT p.window_id, b.features, b.lengths, b.positions, b.activations
+            FROM read_parquet('{merged.file(f"background-{number}")}') b
+            JOIN pool_windows p USING (split, token_hash)
+            WHERE split = $split ORDER BY token_hash, b.occurrence
+            """,
+            params={"split": split},
+        ).to_arrow_table()
+        connection.register("firings", by_feature(windows))
+        connection.execute(
+            """
+            INSERT INTO background
+            SELECT $sae, feature, window_id, positions, activations, $split FROM firings
+            """,
+            {"sae": sae_id, "split": name},
+        )
+        connection.unregister("firings")
 
 
 def _insert_features(

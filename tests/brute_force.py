@@ -8,13 +8,14 @@ window differ.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from scopenote.extract.collect_job import CollectJob
-from scopenote.extract.feature_counts import HISTOGRAM_EDGES
+from scopenote.extract.firing_passes import HISTOGRAM_EDGES
 from scopenote.extract.models import SubjectModel
 from scopenote.extract.saes import Sae, SaeSource
 from scopenote.extract.sites import Site
@@ -46,6 +47,7 @@ class WholeNumberModel:
     source: str = "made up"
     tokenizer: Any = field(default_factory=LetterTokenizer)
     network: Any = field(default_factory=lambda: SimpleNamespace(dtype=torch.float32))
+    reader: Any = field(default_factory=lambda: SimpleNamespace(cancelled=Event()))
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def read_sites(self, input_ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:

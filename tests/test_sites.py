@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from scopenote.extract.models import SubjectModel, load_model
-from scopenote.extract.sites import SITE_KINDS, Site, SiteKind, reading, site_width
+from scopenote.extract.sites import SITE_KINDS, Site, SiteKind, site_width
 from torch import Tensor
 from transformers import AutoModel
 
@@ -158,22 +159,32 @@ def count_hooks(network: torch.nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
 
 
-def test_no_hook_is_left_behind(model: SubjectModel) -> None:
+def test_hooks_do_not_pile_up(model: SubjectModel) -> None:
+    model.read_sites(IDS, SITES)
     before = count_hooks(model.network)
-    with reading(model.network, SITES):
-        assert count_hooks(model.network) == before + len(SITES)
-    assert count_hooks(model.network) == before
-
-
-def test_no_hook_is_left_behind_by_a_pass_that_fails(model: SubjectModel) -> None:
-    before = count_hooks(model.network)
+    model.read_sites(IDS, SITES)
     with pytest.raises(IndexError):
         model.read_sites(torch.tensor([[10**6]]), SITES)
+    with pytest.raises(IndexError):
+        model.read_sites(IDS, [SITES[0], Site(99, "res")])
     assert count_hooks(model.network) == before
 
 
-def test_no_hook_is_left_behind_when_one_of_the_sites_does_not_exist(model: SubjectModel) -> None:
-    before = count_hooks(model.network)
-    with pytest.raises(IndexError), reading(model.network, [SITES[0], Site(99, "res")]):
-        pass
-    assert count_hooks(model.network) == before
+def test_passes_side_by_side_do_not_mix(model: SubjectModel) -> None:
+    texts = [IDS.roll(shift, dims=1) for shift in range(8)]
+    alone = [model.read_sites(ids, SITES) for ids in texts]
+    with ThreadPoolExecutor(4) as executor:
+        together = list(executor.map(lambda ids: model.read_sites(ids, SITES), texts * 5))
+    for number, read in enumerate(together):
+        for site in SITES:
+            torch.testing.assert_close(read[site], alone[number % len(texts)][site])
+
+
+def test_a_pass_that_is_cancelled_ends_at_its_next_layer(model: SubjectModel) -> None:
+    model.reader.cancelled.set()
+    try:
+        with pytest.raises(CancelledError):
+            model.read_sites(IDS, SITES)
+    finally:
+        model.reader.cancelled.clear()
+    assert set(model.read_sites(IDS, SITES)) == set(SITES)

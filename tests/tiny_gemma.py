@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scopenote.extract.sites import Site, SiteKind, reading
+from scopenote.extract.sites import Site, SiteKind, SiteReader
 from transformers import AutoModel, Gemma2Config, Gemma2ForCausalLM, GemmaTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -97,9 +97,9 @@ def site_inputs(model: Path, kind: SiteKind, layer: int, n_tokens: int = 512) ->
     shape = (n_tokens // 32, 33)
     ids = torch.randint(len(SPECIALS) + 256, network.config.vocab_size, shape, generator=generator)
     ids[:, 0] = BOS
-    with torch.inference_mode(), reading(network, [Site(layer, kind)]) as seen:
-        network(input_ids=ids, use_cache=False)
-        x = seen[Site(layer, kind)][:, 1:]
+    site = Site(layer, kind)
+    with torch.inference_mode():
+        x = SiteReader(network).read(ids, [site])[site][:, 1:]
     return x.reshape(-1, x.shape[-1]).numpy().copy()
 
 

@@ -1,9 +1,9 @@
 """How much collecting costs beside the bare loop, and whether its memory grows with the text.
 
 The bare loop is the forward pass to the site and the SAE's encoding, JumpReLU included, on
-token ids that lie ready, in the leanest form that we know: the same batches, the same blocks of
-features, buffers used again. Collecting is everything, from text to absorbed parts: reading,
-tokenizing, forward, encoding, sketches, writing, merging, building the tables.
+token ids that lie ready, in the leanest form that we know: the same batches side by side, the
+same blocks of features, buffers used again. Collecting is everything, from text to absorbed
+parts: reading, tokenizing, forward, encoding, sketches, writing, merging, building the tables.
 
 Both run in turn in one process, so that the ratio holds on a noisy machine. The model is a
 Gemma 2 of four layers and random weights, 256 wide (`--model small`), or the embedded toy, cut
@@ -28,6 +28,7 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from threading import Event
 
 import pyarrow as pa
 import torch
@@ -47,6 +48,7 @@ from scopenote.extract.windows import (
     batch_sequences,
     cut_chunks,
 )
+from scopenote.extract.workers import batch_workers
 from scopenote.store.absorb import absorb_collected
 from scopenote.store.database import open_work
 from scopenote.store.parts import write_part
@@ -80,7 +82,8 @@ def make_sae(
 ) -> Sae:
     """A random SAE whose features each fire on L0 / width of the chunk's tokens."""
     torch.manual_seed(0)
-    x = torch.cat([vectors(model, site, batch) for batch in islice(batches(job, chunk), 2)])
+    read = [vectors(model, [site], batch)[site] for batch in islice(batches(job, chunk), 2)]
+    x = torch.cat(read)
     center = x.mean(0)
     decoder = torch.nn.functional.normalize(torch.randn(width, x.shape[1]), dim=1)
     # Directions in which the site varies, as a trained SAE's are.
@@ -101,28 +104,40 @@ def batches(job: CollectJob, chunk: TokenizedChunk) -> list[SequenceBatch]:
     return list(batch_sequences(chunk, bos, pad, special, job.max_batch_tokens))
 
 
-def vectors(model: SubjectModel, site: Site, batch: SequenceBatch) -> torch.Tensor:
-    x = model.read_sites(torch.from_numpy(batch.input_ids).long(), [site])[site]
-    return x.reshape(-1, x.shape[-1])[torch.from_numpy(batch.flat_positions)]
+def vectors(
+    model: SubjectModel, sites: list[Site], batch: SequenceBatch
+) -> dict[Site, torch.Tensor]:
+    read = model.read_sites(torch.from_numpy(batch.input_ids).long(), sites)
+    places = torch.from_numpy(batch.flat_positions)
+    return {site: x.reshape(-1, x.shape[-1])[places] for site, x in read.items()}
 
 
 def run_bare(job: CollectJob, ready: list[SequenceBatch]) -> float:
-    """Seconds for forward and encoding alone."""
-    (sae,) = job.saes
+    """Seconds for forward and encoding alone, batches side by side as in collecting."""
     started = time.perf_counter()
+    with batch_workers(job.model.device, Event()) as (executor, n):
+        shares = [ready[first::n] for first in range(n)]
+        list(executor.map(lambda share: encode_all(job, share), shares))
+    return time.perf_counter() - started
+
+
+def encode_all(job: CollectJob, ready: list[SequenceBatch]) -> None:
+    sites = sorted({sae.site for sae in job.saes})
+    pre, fires = torch.empty(_BLOCK_VALUES), torch.empty(_BLOCK_VALUES, dtype=torch.bool)
     with torch.inference_mode():
         for batch in ready:
-            x_t = vectors(job.model, sae.site, batch).T
-            rows = max(1, min(sae.width, _BLOCK_VALUES // x_t.shape[1]))
-            pre = torch.empty(rows, x_t.shape[1])
-            fires = torch.empty(rows, x_t.shape[1], dtype=torch.bool)
-            for begin in range(0, sae.width, rows):
-                end = min(begin + rows, sae.width)
-                f, mask = pre[: end - begin], fires[: end - begin]
-                torch.addmm(sae.encoder_bias[begin:end, None], sae.encoder[begin:end], x_t, out=f)
-                torch.gt(f, sae.threshold[begin:end, None], out=mask)
-                f.mul_(mask)
-    return time.perf_counter() - started
+            x_t = {site: x.T for site, x in vectors(job.model, sites, batch).items()}
+            n_tokens = len(batch.flat_positions)
+            for sae in job.saes:
+                rows = max(1, min(sae.width, _BLOCK_VALUES // n_tokens))
+                for begin in range(0, sae.width, rows):
+                    end = min(begin + rows, sae.width)
+                    f = pre[: (end - begin) * n_tokens].view(-1, n_tokens)
+                    mask = fires[: (end - begin) * n_tokens].view(-1, n_tokens)
+                    bias, weights = sae.encoder_bias[begin:end, None], sae.encoder[begin:end]
+                    torch.addmm(bias, weights, x_t[sae.site], out=f)
+                    torch.gt(f, sae.threshold[begin:end, None], out=mask)
+                    f.mul_(mask)
 
 
 def write_corpus(folder: Path) -> CorpusSource:
