@@ -20,6 +20,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int32, Int64, UInt8, UInt16
 
+# The arrays of a row, and their types.
+FIRING_ARRAYS: dict[str, type] = {
+    "feature": np.int32,
+    "length": np.uint16,
+    "position": np.uint8,
+    "activation": np.float32,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class WindowFirings:
@@ -64,40 +72,36 @@ def fold_copies(copies: Iterable[WindowFirings]) -> list[WindowFirings]:
     return folded
 
 
-def background_table(
-    windows: Iterable[tuple[int, int, WindowFirings]],
-) -> pa.Table:
-    """Rows of a part: split's number, token hash and firings of each window, in this order."""
+def background_table(windows: Iterable[tuple[int, int, WindowFirings]]) -> pa.Table:
+    """Rows of a part: split's number, token hash and firings of each window, in this order.
+
+    The arrays are kept as bytes: Parquet would otherwise encode for every single number which
+    list it belongs to.
+    """
     rows = list(windows)
     firings = [each for _, _, each in rows]
-
-    def lists(arrays: list[np.ndarray], dtype: type) -> pa.LargeListArray:
-        offsets = np.cumsum([0, *map(len, arrays)])
-        return pa.LargeListArray.from_arrays(offsets, np.concatenate([np.empty(0, dtype), *arrays]))
-
     return pa.table(
         {
             "split": np.array([split for split, _, _ in rows], np.uint8),
             "token_hash": np.array([token_hash for _, token_hash, _ in rows], np.uint64),
             "occurrence": np.array([each.occurrence for each in firings], np.int64),
-            "features": lists([each.feature for each in firings], np.int32),
-            "lengths": lists([each.length for each in firings], np.uint16),
-            "positions": lists([each.position for each in firings], np.uint8),
-            "activations": lists([each.activation for each in firings], np.float32),
+            **{
+                name: _as_bytes([getattr(each, name) for each in firings]) for name in FIRING_ARRAYS
+            },
         }
     )
 
 
 def fold_background(table: pa.Table) -> pa.Table:
     """Rows of parts in order of split and token hash, with the copies of each window folded."""
-    columns = [table[name].to_numpy() for name in ("split", "token_hash", "occurrence")]
-    lists = [
-        [row.values.to_numpy(zero_copy_only=False) for row in table[name]]
-        for name in ("features", "lengths", "positions", "activations")
+    numbers = [table[name].to_pylist() for name in ("split", "token_hash", "occurrence")]
+    arrays = [
+        [np.frombuffer(row, dtype) for row in table[name].to_pylist()]
+        for name, dtype in FIRING_ARRAYS.items()
     ]
     rows = [
-        ((int(split), int(token_hash)), WindowFirings(int(occurrence), *firings))
-        for split, token_hash, occurrence, *firings in zip(*columns, *lists, strict=True)
+        ((split, token_hash), WindowFirings(occurrence, *firings))
+        for split, token_hash, occurrence, *firings in zip(*numbers, *arrays, strict=True)
     ]
     return background_table(
         (*window, each)
@@ -106,49 +110,23 @@ def fold_background(table: pa.Table) -> pa.Table:
     )
 
 
-def by_feature(table: pa.Table) -> pa.Table:
-    """The rows of the database, by feature, from rows by window.
+def join_arrays(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, Int64[np.ndarray, " W"]]:
+    """One of the FIRING_ARRAYS of all rows, one after another, and where each row's begins.
 
-    Args:
-        table: window_id, and the lists of `background_table`.
-
-    Returns:
-        feature, window_id, positions and activations; a feature's windows in the table's order.
+    The second has one number more than rows: where the last ends.
     """
-    features, of_window = _flat(table["features"])
-    length = _flat(table["lengths"])[0]
-    order = _argsort(features)
-    starts = (np.cumsum(length, dtype=np.int64) - length)[order]
-    length = length[order].astype(np.int64)
-    ends = np.cumsum(length)
-    places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - length), length)
-    offsets = np.concatenate([[0], ends])
-    return pa.table(
-        {
-            "feature": features[order],
-            "window_id": table["window_id"].to_numpy()[of_window[order]],
-            "positions": _lists(offsets, _flat(table["positions"])[0][places]),
-            "activations": _lists(offsets, _flat(table["activations"])[0][places]),
-        }
+    whole = pa.concat_arrays(
+        [pa.array([], pa.large_binary()), *column.cast(pa.large_binary()).chunks]
     )
+    _, offsets, content = whole.buffers()
+    size = np.dtype(FIRING_ARRAYS[name]).itemsize
+    begins = np.frombuffer(offsets, np.int64)[whole.offset : whole.offset + len(whole) + 1]
+    joined = np.frombuffer(content or b"", np.uint8)[begins[0] : begins[-1]]
+    return joined.view(FIRING_ARRAYS[name]), (begins - begins[0]) // size
 
 
-def _lists(offsets: Int64[np.ndarray, " R"], values: np.ndarray) -> pa.LargeListArray:
-    return pa.LargeListArray.from_arrays(offsets, values)
-
-
-def _argsort(features: Int32[np.ndarray, " K"]) -> Int64[np.ndarray, " K"]:
-    # NumPy sorts 16-bit numbers by radix, in a small part of the time of wider ones.
-    low, high = features.astype(np.uint16), (features >> 16).astype(np.uint16)
-    order: Int64[np.ndarray, " K"] = np.argsort(low, kind="stable")
-    if high.any():
-        order = order[np.argsort(high[order], kind="stable")]
-    return order
-
-
-def _flat(lists: pa.ChunkedArray) -> tuple[np.ndarray, Int64[np.ndarray, " N"]]:
-    """The lists' values one after another, and each one's list."""
-    array = lists.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    length = array.value_lengths().to_numpy(zero_copy_only=False)
-    return array.flatten().to_numpy(zero_copy_only=False), np.repeat(np.arange(len(length)), length)
+def _as_bytes(arrays: list[np.ndarray]) -> pa.LargeBinaryArray:
+    offsets = np.cumsum([0, *(array.nbytes for array in arrays)], dtype=np.int64)
+    content = np.concatenate([np.empty(0, np.uint8), *(array.view(np.uint8) for array in arrays)])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(arrays), buffers)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import duckdb
 
-from .background import fold_background
+from .background import FIRING_ARRAYS, fold_background
 from .parts import Part, begin_part, finish_part, read_part
 from .records import content_hash
 
-_LISTS = "features, lengths, positions, activations"
+_ARRAYS = ", ".join(FIRING_ARRAYS)
 
 
 def merge_parts(connection: duckdb.DuckDBPyConnection, parts: Path, pieces: Sequence[Part]) -> Part:
@@ -124,12 +124,12 @@ def _merge_background(
     """The pool's windows; only those of which several parts hold copies are opened."""
     pooled = f"""
         SELECT b.*, count(*) OVER (PARTITION BY split, token_hash) > 1 AS is_copy
-        FROM (SELECT * EXCLUDE ({_LISTS}), filename, file_row_number FROM {{source}}) b
+        FROM (SELECT * EXCLUDE ({_ARRAYS}), filename, file_row_number FROM {{source}}) b
         SEMI JOIN ({_pool(pieces)}) USING (split, token_hash)
     """
     source = _read(pieces, f"background-{number}", "filename = true, file_row_number = true")
     rows = f"""
-        SELECT b.split, b.token_hash, b.occurrence, {_LISTS}
+        SELECT b.split, b.token_hash, b.occurrence, {_ARRAYS}
         FROM {source} b JOIN ({pooled.format(source=source)}) p USING (filename, file_row_number)
         WHERE {{which}} ORDER BY b.split, b.token_hash, b.occurrence
     """

@@ -23,6 +23,10 @@ MIGRATIONS: tuple[Migration, ...] = (
         """
         CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR);
 
+        -- A number in each row instead of a string: a column of eleven million equal strings takes
+        -- seven tenths of a second to write, one of these a tenth.
+        CREATE TYPE split_name AS ENUM ('explain', 'select', 'score');
+
         CREATE TABLE runs (
             run_id VARCHAR PRIMARY KEY,
             command VARCHAR,
@@ -74,7 +78,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         CREATE TABLE feature_splits (
             sae_id VARCHAR,
             feature INTEGER,
-            split VARCHAR,
+            split split_name,
             n_windows BIGINT,         -- all windows of the split, copies counted
             n_active_windows BIGINT,  -- those in which the feature fires, copies counted
             n_tokens BIGINT,
@@ -97,7 +101,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             window_id UBIGINT,
             tokenizer VARCHAR,
             doc_id VARCHAR,
-            split VARCHAR,
+            split split_name,
             start BIGINT,             -- tokens of the document before it
             token_ids INTEGER[],
             prefix_token_ids INTEGER[],
@@ -111,7 +115,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         CREATE TABLE contexts (
             sae_id VARCHAR,
             feature INTEGER,
-            split VARCHAR,
+            split split_name,
             kind VARCHAR,             -- top, sample
             rank INTEGER,             -- from 1
             window_id UBIGINT,
@@ -128,7 +132,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             window_id UBIGINT,
             positions UTINYINT[],
             activations FLOAT[],
-            split VARCHAR
+            split split_name
         );
 
         CREATE TABLE labels (
@@ -163,7 +167,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             scorer VARCHAR,
             simulator VARCHAR,
             metric VARCHAR,
-            split VARCHAR,
+            split split_name,
             value DOUBLE,
             reason VARCHAR,
             ci_low DOUBLE,

@@ -11,7 +11,6 @@ from typing import Any
 
 import duckdb
 
-from .background import by_feature
 from .merging import per_split
 from .parts import Part
 from .splits import SPLITS
@@ -145,11 +144,13 @@ def _insert_contexts(
 def _insert_background(
     connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae_id: str
 ) -> None:
+    from .feature_order import by_feature
+
     # One split after another, to hold less at once.
     for split, name in enumerate(SPLITS):
         windows = connection.sql(
             f"""
-            SELECT p.window_id, b.features, b.lengths, b.positions, b.activations
+            SELECT p.window_id, b.* EXCLUDE (split, token_hash, occurrence)
             FROM read_parquet('{merged.file(f"background-{number}")}') b
             JOIN pool_windows p USING (split, token_hash)
             WHERE split = $split ORDER BY token_hash, b.occurrence
