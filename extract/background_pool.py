@@ -112,10 +112,11 @@ class PoolFirings:
         keys = zip(pool.split.tolist(), pool.token_hash.tolist(), strict=True)
         self._windows = {key: self._windows[key] for key in keys if key in self._windows}
 
-    def __iter__(self) -> Iterator[tuple[int, int, WindowFirings]]:
-        """Split, token hash and firings of each window, in this order, then by occurrence."""
+    def drain(self) -> Iterator[tuple[int, int, WindowFirings]]:
+        """Split, token hash and firings of each window, in this order, forgotten once given."""
+        self.forget_ousted()
         for split, token_hash in sorted(self._windows):
-            for firings in self._windows[split, token_hash]:
+            for firings in self._windows.pop((split, token_hash)):
                 yield split, token_hash, firings
 
     @property

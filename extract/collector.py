@@ -178,15 +178,16 @@ class Collector:
                 yield self._settle(*waiting.popleft())
 
     def finish(self) -> CollectedPart:
-        """Ranks what is kept and gives it as tables."""
+        """Ranks what is kept and gives it as tables; the sketches are then spent."""
         tables = {}
+        contexts = [sketch.finish() for sketch in self._sketches]
+        tables["windows"] = self._texts.keep(self._occurrences())
         for number, sketch in enumerate(self._sketches):
-            tables[f"contexts-{number}"] = _contexts_table(sketch.finish())
-            tables[f"background-{number}"] = background_table(sketch.background)
+            tables[f"contexts-{number}"] = _contexts_table(contexts[number])
+            tables[f"background-{number}"] = background_table(sketch.background.drain())
             tables[f"counts-{number}"] = _counts_table(sketch)
             tables[f"features-{number}"] = _features_table(sketch)
         pool = self._pool
-        tables["windows"] = self._texts.keep(self._occurrences())
         tables["pool"] = pa.table(
             {
                 "split": pool.split.astype(np.uint8),

@@ -116,9 +116,8 @@ class FeatureSketch:
                 self._rank()
 
     def finish(self) -> KeptWindows:
-        """The contexts that are kept, by slot and hash; the background without what was ousted."""
+        """The contexts that are kept, by slot and hash."""
         self._rank()
-        self.background.forget_ousted()
         return self._kept
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 
 import numpy as np
@@ -78,7 +78,15 @@ def background_table(windows: Iterable[tuple[int, int, WindowFirings]]) -> pa.Ta
     The arrays are kept as bytes: Parquet would otherwise encode for every single number which
     list it belongs to.
     """
-    rows = list(windows)
+    windows = iter(windows)
+    tables = [_table_of([])]
+    # Windows may come from where they are then forgotten: only some are held twice.
+    while rows := list(islice(windows, 256)):
+        tables.append(_table_of(rows))
+    return pa.concat_tables(tables)
+
+
+def _table_of(rows: list[tuple[int, int, WindowFirings]]) -> pa.Table:
     firings = [each for _, _, each in rows]
     return pa.table(
         {

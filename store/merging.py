@@ -142,6 +142,7 @@ def _merge_background(
         SELECT * FROM ({rows.format(which="NOT is_copy")}) UNION ALL SELECT * FROM folded
         ORDER BY split, token_hash, occurrence
         """,
+        "ROW_GROUP_SIZE 2048",  # a row is of some tens of kilobytes
     )
     connection.unregister("folded")
 
@@ -193,8 +194,9 @@ def _read(pieces: Sequence[Part], table: str, options: str = "") -> str:
     return f"read_parquet([{files}]{', ' + options if options else ''})"
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, file: Path, query: str) -> None:
-    connection.execute(f"COPY ({query}) TO '{file}' (FORMAT parquet, COMPRESSION lz4_raw)")
+def _copy(connection: duckdb.DuckDBPyConnection, file: Path, query: str, *options: str) -> None:
+    written = ", ".join(("FORMAT parquet", "COMPRESSION lz4_raw", *options))
+    connection.execute(f"COPY ({query}) TO '{file}' ({written})")
 
 
 def per_split(sizes: Sequence[int]) -> str:

@@ -58,12 +58,18 @@ def write_part(
                 table,
                 unfinished / f"{name}.parquet",
                 compression="lz4",
-                row_group_size=1 << 18,
+                row_group_size=_rows_at_once(table),
                 use_dictionary=["doc_id", "tokenizer"],
                 write_statistics=False,
             )
         finish_part(unfinished, target, stage, manifest)
     return read_part(target)
+
+
+def _rows_at_once(table: pa.Table) -> int:
+    """Rows of some 64 MB, so that readers need not hold more at once."""
+    fitting = table.num_rows * (64 << 20) // max(1, table.nbytes)
+    return max(1024, min(fitting, 1 << 18))
 
 
 def begin_part(parts: Path) -> Path:

@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 
 from .merging import per_split
 from .parts import Part
 from .splits import SPLITS
+
+# Windows of the background whose firings are held at once.
+_WINDOWS_AT_ONCE = 1280
 
 
 def _split_name(column: str) -> str:
@@ -146,26 +150,31 @@ def _insert_background(
 ) -> None:
     from .feature_order import by_feature
 
-    # One split after another, to hold less at once.
-    for split, name in enumerate(SPLITS):
-        windows = connection.sql(
-            f"""
-            SELECT p.window_id, b.* EXCLUDE (split, token_hash, occurrence)
-            FROM read_parquet('{merged.file(f"background-{number}")}') b
-            JOIN pool_windows p USING (split, token_hash)
-            WHERE split = $split ORDER BY token_hash, b.occurrence
-            """,
-            params={"split": split},
-        ).to_arrow_table()
-        connection.register("firings", by_feature(windows))
-        connection.execute(
-            """
-            INSERT INTO background
-            SELECT $sae, feature, window_id, positions, activations, $split FROM firings
-            """,
-            {"sae": sae_id, "split": name},
-        )
-        connection.unregister("firings")
+    file = pq.ParquetFile(merged.file(f"background-{number}"))
+    # Some windows after others, so that memory does not depend on the size of the pool; the
+    # table becomes as many runs, each by feature.
+    for rows in file.iter_batches(_WINDOWS_AT_ONCE):
+        connection.register("some_windows", rows)
+        for split in SPLITS:
+            windows = connection.sql(
+                """
+                SELECT p.window_id, b.* EXCLUDE (split, token_hash, occurrence)
+                FROM some_windows b JOIN pool_windows p USING (split, token_hash)
+                WHERE split = $split ORDER BY token_hash, b.occurrence
+                """,
+                params={"split": SPLITS.index(split)},
+            ).to_arrow_table()
+            if windows.num_rows:
+                connection.register("firings", by_feature(windows))
+                connection.execute(
+                    """
+                    INSERT INTO background
+                    SELECT $sae, feature, window_id, positions, activations, $split FROM firings
+                    """,
+                    {"sae": sae_id, "split": split},
+                ).fetchall()
+                connection.unregister("firings")
+        connection.unregister("some_windows")
 
 
 def _insert_features(

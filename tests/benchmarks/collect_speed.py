@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -155,16 +156,23 @@ def run_collect(job: CollectJob, text: CorpusSource, max_tokens: int) -> tuple[f
         run = Path(folder)
         started = time.perf_counter()
         documents = read_documents(text, RowCounts())
-        *_, part = job.collect(job.pending_chunks(cut_chunks(documents), {}, max_tokens))
-        assert isinstance(part, CollectedPart)
-        rows = part.tables["chunks"].to_pylist()
-        write_part(run / "parts", job.part_id(rows), "collect", part.tables, job.manifest(rows, 2))
+        n_tokens = write_collected(
+            job, job.pending_chunks(cut_chunks(documents), {}, max_tokens), run
+        )
         collected = time.perf_counter()
         pieces = pa.table({"token_id": [0], "text": [""], "bytes": [b""]})
         with open_work(run) as work:
             absorb_collected(work, run / "parts", lambda: pieces)
         ended = time.perf_counter()
-    return ended - started, ended - collected, part.n_tokens
+    return ended - started, ended - collected, n_tokens
+
+
+def write_collected(job: CollectJob, chunks: Iterator[TokenizedChunk], run: Path) -> int:
+    *_, part = job.collect(chunks)
+    assert isinstance(part, CollectedPart)
+    rows = part.tables["chunks"].to_pylist()
+    write_part(run / "parts", job.part_id(rows), "collect", part.tables, job.manifest(rows, 1))
+    return part.n_tokens
 
 
 def make_job(kind: str, folder: Path, width: int, text: CorpusSource) -> CollectJob:
