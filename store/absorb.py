@@ -15,7 +15,7 @@ from .database import REVISION, get_meta, now, set_meta, transaction
 from .errors import PartConflict
 from .merging import merge_parts
 from .parts import Part, list_parts, read_part
-from .tables import build_tables
+from .tables import build_tables, drop_prepared, prepare_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,14 @@ def absorb_collected(
     absorbed = _absorbed_ids(connection)
     new = [p for p in list_parts(parts) if p.stage == "collect" and p.part_id not in absorbed]
     before = get_meta(connection, "merged_part")
+    drop_prepared(connection)
     if not new:
         _remove_spent(connection, parts)
         return Absorbed(0, 0, 0)
     _refuse_conflicts(connection, new)
     merged_before = [read_part(parts / before)] if before else []
     merged = merge_parts(connection, parts, [*merged_before, *new])
+    prepare_tables(connection, merged)
     with transaction(connection):
         build_tables(connection, merged)
         _add_pieces(connection, merged, token_pieces)

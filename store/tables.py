@@ -25,12 +25,13 @@ def _split_name(column: str) -> str:
     return f"CASE {column} {cases} END"
 
 
-def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
-    """The tables of a collected corpus, from its merged sketch."""
-    manifest = merged.manifest
-    n_saes = len(manifest["saes"])
-    for table in ("saes", "features", "feature_splits", "windows", "contexts", "background"):
-        connection.execute(f"DELETE FROM {table}")
+def prepare_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
+    """Chooses the windows to keep, and fills a table that will become the new background.
+
+    Outside of a transaction: the background is by far the largest table, and DuckDB holds in
+    memory what is not committed. Until `build_tables` nothing that anyone reads is changed.
+    """
+    n_saes = len(merged.manifest["saes"])
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE banned (token_hash UBIGINT, window_split UTINYINT)"
     )
@@ -39,12 +40,28 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE kept_{number} AS {_NO_CONTEXTS}")
     for split in range(len(SPLITS)):
         _keep_split(connection, merged, split)
-    for number, sae in enumerate(manifest["saes"]):
+    drop_prepared(connection)
+    connection.execute("CREATE TABLE next_background AS FROM background LIMIT 0")
+    for number, sae in enumerate(merged.manifest["saes"]):
+        _prepare_background(connection, merged, number, sae["sae_id"])
+
+
+def drop_prepared(connection: duckdb.DuckDBPyConnection) -> None:
+    """Removes what a process that died had prepared."""
+    connection.execute("DROP TABLE IF EXISTS next_background")
+
+
+def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
+    """The tables of a collected corpus, from its merged sketch, once they are prepared."""
+    for table in ("saes", "features", "feature_splits", "windows", "contexts"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute("DROP TABLE background; ALTER TABLE next_background RENAME TO background")
+    saes = merged.manifest["saes"]
+    for number, sae in enumerate(saes):
         _insert_contexts(connection, merged, number, sae["sae_id"])
-        _insert_background(connection, merged, number, sae["sae_id"])
         _insert_features(connection, merged, number, sae)
     _insert_windows(connection, merged)
-    for number in range(n_saes):
+    for number in range(len(saes)):
         connection.execute(f"DROP TABLE kept_{number}")
     connection.execute("DROP TABLE banned; DROP TABLE pool_windows")
 
@@ -145,7 +162,7 @@ def _insert_contexts(
     )
 
 
-def _insert_background(
+def _prepare_background(
     connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae_id: str
 ) -> None:
     from .feature_order import by_feature
@@ -168,7 +185,7 @@ def _insert_background(
                 connection.register("firings", by_feature(windows))
                 connection.execute(
                     """
-                    INSERT INTO background
+                    INSERT INTO next_background
                     SELECT $sae, feature, window_id, positions, activations, $split FROM firings
                     """,
                     {"sae": sae_id, "split": split},
