@@ -16,6 +16,7 @@ from .models import SubjectModel
 from .saes import Sae
 from .sketches import SketchSizes
 from .windows import Chunk, TokenizedChunk, WindowShape, tokenize_chunk
+from .workers import threads_per_batch
 
 # Chunks tokenized ahead of the model, in a thread of their own.
 _READ_AHEAD = 2
@@ -52,7 +53,7 @@ class CollectJob:
             **asdict(self.sizes),
         }
 
-    def manifest(self, chunks: list[dict[str, Any]], threads: int) -> dict[str, Any]:
+    def manifest(self, chunks: list[dict[str, Any]]) -> dict[str, Any]:
         """What a part of these chunks says of itself; `chunks` are rows of its chunks table."""
         sizes = self.sizes
         return {
@@ -79,7 +80,7 @@ class CollectJob:
             "histogram_edges": HISTOGRAM_EDGES,
             "device": str(self.model.device),
             # Floating point is the same only on machines of one kind with as many threads.
-            "threads": threads,
+            "threads": threads_per_batch(self.model.device),
         }
 
     def part_id(self, chunks: list[dict[str, Any]]) -> str:

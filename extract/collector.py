@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import reduce
@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Int64
 
 from ..store.background import background_table
 from ..store.splits import SPLITS
-from .activations import Firings, find_firings, reconstruct
+from .activations import find_firings
 from .background_pool import BackgroundPool
+from .fidelity import FidelitySums
 from .firing_passes import BatchWindows
-from .kept_windows import KeptWindows
 from .models import SubjectModel
+from .part_tables import WindowTexts, contexts_table, counts_table, features_table
 from .saes import Sae
 from .sites import Site
 from .sketches import FeatureSketch, SketchSizes
@@ -34,70 +35,8 @@ from .windows import (
     TokenizedChunk,
     WindowShape,
     batch_sequences,
-    occurrence_start,
 )
 from .workers import batch_workers
-
-# Of so many tokens one is reconstructed: decoding all would cost as much as encoding.
-FIDELITY_STRIDE = 64
-
-
-@dataclass(slots=True)
-class FidelitySums:
-    """Moments of one SAE's input and error, from which FVU follows.
-
-    The fraction of variance unexplained is the squared error over the squared distance from
-    the mean vector, both summed over tokens and coordinates.
-    """
-
-    n_tokens: int
-    sum_x: Float64[np.ndarray, " D"]
-    sum_x_sq: float
-    sum_error_sq: float
-
-    @classmethod
-    def measure(cls, sae: Sae, x: Float[torch.Tensor, "T D"], firings: Firings) -> FidelitySums:
-        """Moments of every FIDELITY_STRIDE-th of these tokens."""
-        fired = firings.every(FIDELITY_STRIDE)
-        exact = x[::FIDELITY_STRIDE].double()
-        error = exact - reconstruct(sae, fired, len(exact)).double()
-        return cls(
-            n_tokens=len(exact),
-            sum_x=exact.sum(0).cpu().numpy(),
-            sum_x_sq=float(exact.square().sum()),
-            sum_error_sq=float(error.square().sum()),
-        )
-
-    def __add__(self, other: FidelitySums) -> FidelitySums:
-        return FidelitySums(
-            self.n_tokens + other.n_tokens,
-            self.sum_x + other.sum_x,
-            self.sum_x_sq + other.sum_x_sq,
-            self.sum_error_sq + other.sum_error_sq,
-        )
-
-
-@dataclass(slots=True)
-class _WindowTexts:
-    """The text of windows that some sketch may still keep."""
-
-    blocks: list[pa.Table] = field(default_factory=list)
-    n_live: int = 0
-
-    def add(self, chunk: TokenizedChunk, tokenizer: str) -> None:
-        if len(chunk.occurrence):
-            self.blocks.append(_describe_windows(chunk, tokenizer))
-
-    def prune(self, occurrences: Callable[[], np.ndarray]) -> None:
-        """Forgets windows that nothing keeps, when there are many more than at the last look."""
-        if sum(block.num_rows for block in self.blocks) > 2 * self.n_live + 50_000:
-            self.keep(occurrences())
-
-    def keep(self, occurrences: np.ndarray) -> pa.Table:
-        table = pa.concat_tables(self.blocks).combine_chunks()
-        table = table.filter(pa.array(np.isin(table["occurrence"].to_numpy(), occurrences)))
-        self.blocks, self.n_live = [table], table.num_rows
-        return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +88,7 @@ class Collector:
         self._sites: list[Site] = sorted({sae.site for sae in saes})
         self._pool = BackgroundPool(sizes.kept_background)
         self._sketches = [FeatureSketch(sae.width, sizes, self._pool) for sae in saes]
-        self._texts = _WindowTexts()
+        self._texts = WindowTexts()
         self._totals = np.zeros((len(SPLITS), 3), np.int64)
         self._chunk_rows: list[dict[str, Any]] = []
         self._fidelity_rows: list[dict[str, Any]] = []
@@ -183,10 +122,10 @@ class Collector:
         contexts = [sketch.finish() for sketch in self._sketches]
         tables["windows"] = self._texts.keep(self._occurrences())
         for number, sketch in enumerate(self._sketches):
-            tables[f"contexts-{number}"] = _contexts_table(contexts[number])
+            tables[f"contexts-{number}"] = contexts_table(contexts[number])
             tables[f"background-{number}"] = background_table(sketch.background.drain())
-            tables[f"counts-{number}"] = _counts_table(sketch)
-            tables[f"features-{number}"] = _features_table(sketch)
+            tables[f"counts-{number}"] = counts_table(sketch.counts)
+            tables[f"features-{number}"] = features_table(sketch.counts)
         pool = self._pool
         tables["pool"] = pa.table(
             {
@@ -264,7 +203,7 @@ class Collector:
         """Counts a chunk whose batches are all done."""
         chunk, done = opened.chunk, opened.done
         n_special = sum((each.n_special for each in done), np.zeros(len(SPLITS), np.int64))
-        self._texts.add(chunk, self._model.name)
+        self._texts.add(chunk)
         self._texts.prune(self._occurrences)
         n_tokens = chunk.n_tokens - int(n_special.sum())
         document_split = np.zeros(len(chunk.doc_ids), np.int64)
@@ -321,86 +260,3 @@ _FIDELITY = pa.schema(
         "sum_error_sq": pa.float64(),
     }
 )
-
-
-def _lists(values: np.ndarray, length: np.ndarray) -> pa.ListArray:
-    offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, values)
-
-
-def _describe_windows(chunk: TokenizedChunk, tokenizer: str) -> pa.Table:
-    ends = chunk.window_start + chunk.window_length
-    prefix_start = chunk.window_start - chunk.prefix_length
-    doc_ids = pa.DictionaryArray.from_arrays(
-        chunk.window_document.astype(np.int32), pa.array(chunk.doc_ids)
-    )
-    return pa.table(
-        {
-            "occurrence": chunk.occurrence,
-            "token_hash": chunk.token_hash,
-            "window_id": chunk.window_id,
-            "doc_id": doc_ids.cast(pa.string()),
-            "split": chunk.window_split.astype(np.uint8),
-            "start": occurrence_start(chunk.occurrence),
-            "token_ids": _slices(chunk.tokens, chunk.window_start, ends),
-            "prefix_token_ids": _slices(chunk.tokens, prefix_start, chunk.window_start),
-            "tokenizer": pa.array([tokenizer] * len(ends)),
-        }
-    )
-
-
-def _slices(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pa.ListArray:
-    pieces = [tokens[a:b] for a, b in zip(starts, ends, strict=True)]
-    return _lists(np.concatenate(pieces) if pieces else tokens[:0], ends - starts)
-
-
-def _slot_columns(slot: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        "feature": (slot // len(SPLITS)).astype(np.int32),
-        "split": (slot % len(SPLITS)).astype(np.uint8),
-    }
-
-
-def _contexts_table(rows: KeptWindows) -> pa.Table:
-    return pa.table(
-        {
-            **_slot_columns(rows.slot),
-            "token_hash": rows.token_hash,
-            "occurrence": rows.occurrence,
-            "peak": rows.peak,
-            "copies": rows.copies,
-            "in_top": rows.in_top,
-            "in_sample": rows.in_sample,
-            "positions": _lists(rows.position, rows.length),
-            "activations": _lists(rows.value, rows.length),
-        }
-    )
-
-
-def _counts_table(sketch: FeatureSketch) -> pa.Table:
-    counts = sketch.counts
-    slot = np.flatnonzero(counts.n_active)
-    return pa.table(
-        {
-            **_slot_columns(slot),
-            "n_active_windows": counts.n_active_windows[slot],
-            "n_active": counts.n_active[slot],
-            "sum_whole": counts.sums[slot, 0],
-            "sum_fraction": counts.sums[slot, 1],
-            "sum_sq_whole": counts.sums_sq[slot, 0],
-            "sum_sq_fraction": counts.sums_sq[slot, 1],
-        }
-    )
-
-
-def _features_table(sketch: FeatureSketch) -> pa.Table:
-    counts = sketch.counts
-    fired = np.flatnonzero(counts.max_activation > 0)
-    histogram = counts.histogram[fired]
-    return pa.table(
-        {
-            "feature": fired.astype(np.int32),
-            "max_activation": counts.max_activation[fired],
-            "histogram": _lists(histogram.reshape(-1), np.full(len(fired), histogram.shape[1])),
-        }
-    )

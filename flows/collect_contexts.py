@@ -9,7 +9,6 @@ from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
-import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
@@ -99,7 +98,7 @@ def collect_part(
     for result in job.collect(chunks):
         if isinstance(result, CollectedPart):
             rows: list[dict[str, Any]] = result.tables["chunks"].to_pylist()
-            manifest = job.manifest(rows, torch.get_num_threads())
+            manifest = job.manifest(rows)
             name = job.part_id(rows)
             write_part(folder.parts, name, "collect", result.tables, manifest)
             return name

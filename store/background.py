@@ -103,7 +103,7 @@ def _table_of(rows: list[tuple[int, int, WindowFirings]]) -> pa.Table:
 def fold_background(table: pa.Table) -> pa.Table:
     """Rows of parts in order of split and token hash, with the copies of each window folded."""
     numbers = [table[name].to_pylist() for name in ("split", "token_hash", "occurrence")]
-    arrays = [
+    arrays: list[list[np.ndarray]] = [
         [np.frombuffer(row, dtype) for row in table[name].to_pylist()]
         for name, dtype in FIRING_ARRAYS.items()
     ]

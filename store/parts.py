@@ -59,7 +59,7 @@ def write_part(
                 unfinished / f"{name}.parquet",
                 compression="lz4",
                 row_group_size=_rows_at_once(table),
-                use_dictionary=["doc_id", "tokenizer"],
+                use_dictionary=["doc_id"],
                 write_statistics=False,
             )
         finish_part(unfinished, target, stage, manifest)
@@ -68,8 +68,8 @@ def write_part(
 
 def _rows_at_once(table: pa.Table) -> int:
     """Rows of some 64 MB, so that readers need not hold more at once."""
-    fitting = table.num_rows * (64 << 20) // max(1, table.nbytes)
-    return max(1024, min(fitting, 1 << 18))
+    bytes_a_row = table.nbytes / max(1, table.num_rows)
+    return int(min(max(1024, (64 << 20) / max(1, bytes_a_row)), 1 << 18))
 
 
 def begin_part(parts: Path) -> Path:

@@ -270,12 +270,13 @@ def _insert_windows(connection: duckdb.DuckDBPyConnection, merged: Part) -> None
     connection.execute(
         f"""
         INSERT INTO windows
-        SELECT w.window_id, w.tokenizer, w.doc_id, {_split_name("w.split")},
+        SELECT w.window_id, $tokenizer, w.doc_id, {_split_name("w.split")},
                w.start, w.token_ids, w.prefix_token_ids, p.copies, p.copies IS NOT NULL,
                w.token_hash
         FROM read_parquet('{merged.file("windows")}') w
         LEFT JOIN pool_windows p USING (occurrence)
         WHERE p.occurrence IS NOT NULL OR w.occurrence IN ({kept})
         ORDER BY w.occurrence
-        """
+        """,
+        {"tokenizer": merged.manifest["identity"]["model"]},
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scopenote.extract import collector, sketches, windows
+from scopenote.extract import fidelity, sketches, windows
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import Document
@@ -59,7 +59,7 @@ def collect(job: CollectJob, chunks: list[Chunk], parts: Path) -> Part:
     *_, part = job.collect(tokenized)
     assert isinstance(part, CollectedPart)
     rows = part.tables["chunks"].to_pylist()
-    return write_part(parts, job.part_id(rows), "collect", part.tables, job.manifest(rows, 1))
+    return write_part(parts, job.part_id(rows), "collect", part.tables, job.manifest(rows))
 
 
 def no_pieces() -> pa.Table:
@@ -270,7 +270,7 @@ def test_an_absorption_that_dies_before_its_commit_changes_nothing(
 def test_the_reconstruction_error_is_that_of_the_dense_reconstruction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector, "FIDELITY_STRIDE", 1)
+    monkeypatch.setattr(fidelity, "FIDELITY_STRIDE", 1)
     job, chunks = make_job(5, (6,), SHAPE, SIZES), as_chunks(["abcabfgh", "cabdde", "hbbac"])
     collect(job, chunks, tmp_path / "parts")
     with open_work(tmp_path) as work:

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from scopenote.extract.activations import find_firings, reconstruct
 from scopenote.extract.collect_job import CollectJob
-from scopenote.extract.collector import CollectedPart, FidelitySums
+from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import Document
+from scopenote.extract.fidelity import FidelitySums
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.windows import WindowShape, cut_chunks, tokenize_chunk
 from scopenote.store.splits import document_id

@@ -171,7 +171,7 @@ def write_collected(job: CollectJob, chunks: Iterator[TokenizedChunk], run: Path
     *_, part = job.collect(chunks)
     assert isinstance(part, CollectedPart)
     rows = part.tables["chunks"].to_pylist()
-    write_part(run / "parts", job.part_id(rows), "collect", part.tables, job.manifest(rows, 1))
+    write_part(run / "parts", job.part_id(rows), "collect", part.tables, job.manifest(rows))
     return part.n_tokens
 
 
