@@ -39,7 +39,7 @@ from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import CorpusSource, RowCounts, read_documents
 from scopenote.extract.models import SubjectModel, load_model, model_path
 from scopenote.extract.saes import Sae, SaeSource
-from scopenote.extract.sites import Site
+from scopenote.extract.sites import Site, SiteKind
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.toy.standard_library import iterate_documents
 from scopenote.extract.windows import (
@@ -55,7 +55,8 @@ from scopenote.store.database import open_work
 from scopenote.store.parts import write_part
 from transformers import AutoTokenizer, Gemma2Config, Gemma2Model
 
-SITES = {"small": Site(3, "res"), "toy": Site(1, "res")}
+LAYER = {"small": 3, "toy": 1}
+KINDS: tuple[SiteKind, ...] = ("res", "mlp", "att")
 L0 = 64
 
 
@@ -94,7 +95,8 @@ def make_sae(
     firing = round(len(sample) * L0 / width)
     strongest = (decoder @ sample.T + bias[:, None]).topk(firing, dim=1).values
     threshold = strongest[:, -1].clamp(min=1e-3)
-    source = SaeSource(f"{model.name}/1-random-{width}", Path(), site, None, "random")
+    name = f"{model.name}/{site.layer}-{site.kind}-random-{width}"
+    source = SaeSource(name, Path(), site, None, "random")
     return Sae(source, decoder.contiguous(), bias, threshold, decoder, center, f"random-{width}")
 
 
@@ -175,23 +177,21 @@ def write_collected(job: CollectJob, chunks: Iterator[TokenizedChunk], run: Path
     return part.n_tokens
 
 
-def make_job(kind: str, folder: Path, width: int, text: CorpusSource) -> CollectJob:
-    site = SITES[kind]
-    name = "toy" if kind == "toy" else save_small_model(folder / "small-gemma-2")
-    model = load_model(name, [site])
+def make_job(kind: str, folder: Path, width: int, n_saes: int, text: CorpusSource) -> CollectJob:
+    sites = [Site(LAYER[kind], site) for site in KINDS[:n_saes]]
+    model = load_model(
+        "toy" if kind == "toy" else save_small_model(folder / "small-gemma-2"), sites
+    )
     job = CollectJob(model, [], WindowShape(), SketchSizes(), 4096)
     first = next(job.pending_chunks(cut_chunks(read_documents(text, RowCounts())), {}, None))
-    return CollectJob(
-        model,
-        [make_sae(model, site, width, first, job)],
-        job.shape,
-        job.sizes,
-        job.max_batch_tokens,
-    )
+    saes = [make_sae(model, site, width, first, job) for site in sites]
+    return CollectJob(model, saes, job.shape, job.sizes, job.max_batch_tokens)
 
 
-def compare(kind: str, text: CorpusSource, width: int, tokens: int, rounds: int) -> None:
-    job = make_job(kind, Path(text.path or "").parent, width, text)
+def compare(
+    kind: str, text: CorpusSource, width: int, n_saes: int, tokens: int, rounds: int
+) -> None:
+    job = make_job(kind, Path(text.path or "").parent, width, n_saes, text)
     documents = read_documents(text, RowCounts())
     chunks = list(job.pending_chunks(cut_chunks(documents), {}, tokens))
     ready = [batch for chunk in chunks for batch in batches(job, chunk)]
@@ -205,7 +205,7 @@ def compare(kind: str, text: CorpusSource, width: int, tokens: int, rounds: int)
         ratios.append(whole / bare)
         absorbing.append(absorb / whole)
     say(
-        f"| {width:,} | {n:,} | {statistics.median(bare_rates):,.0f} "
+        f"| {n_saes} | {width:,} | {n:,} | {statistics.median(bare_rates):,.0f} "
         f"| {statistics.median(rates):,.0f} | {statistics.median(ratios) - 1:+.1%} "
         f"| {min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%} | {statistics.median(absorbing):.1%} |"
     )
@@ -227,7 +227,7 @@ def measure_memory(kind: str, text: CorpusSource, width: int, tokens: int) -> No
 
 
 def report_memory(kind: str, text: CorpusSource, width: int, tokens: int) -> None:
-    job = make_job(kind, Path(text.path or "").parent, width, text)
+    job = make_job(kind, Path(text.path or "").parent, width, 1, text)
     seconds, _, n = run_collect(job, text, tokens)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"| {width:,} | {n:,} | {peak:,.0f} MiB | {n / seconds:,.0f} |")
@@ -240,10 +240,11 @@ def say(line: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--model", choices=list(SITES), default="small")
+    options.add_argument("--model", choices=list(LAYER), default="small")
     options.add_argument("--tokens", type=int, default=1_000_000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--widths", type=int, nargs="+", default=[4096, 16384])
+    options.add_argument("--saes", type=int, nargs="+", choices=(1, 2, 3), default=[1, 3])
     options.add_argument("--memory", action="store_true", help="peak memory, by tokens")
     options.add_argument("--memory-tokens", type=int, nargs="+", default=[500_000, 4_000_000])
     options.add_argument("--one-memory", nargs=3, help=argparse.SUPPRESS)
@@ -266,10 +267,14 @@ def report(asked: argparse.Namespace, text: CorpusSource) -> None:
             for tokens in asked.memory_tokens:
                 measure_memory(asked.model, text, width, tokens)
         return
-    say("| features | tokens | bare, tokens/s | collect, tokens/s | on top | range | absorbing |")
-    say("|---|---|---|---|---|---|---|")
-    for width in asked.widths:
-        compare(asked.model, text, width, asked.tokens, asked.rounds)
+    say(
+        "| SAEs | features | tokens | bare, tokens/s | collect, tokens/s | on top | range "
+        "| absorbing |"
+    )
+    say("|---|---|---|---|---|---|---|---|")
+    for n_saes in asked.saes:
+        for width in asked.widths:
+            compare(asked.model, text, width, n_saes, asked.tokens, asked.rounds)
 
 
 if __name__ == "__main__":
