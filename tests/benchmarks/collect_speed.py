@@ -26,10 +26,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 import pyarrow as pa
 import torch
@@ -58,6 +60,7 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2Model
 LAYER = {"small": 3, "toy": 1}
 KINDS: tuple[SiteKind, ...] = ("res", "mlp", "att")
 L0 = 64
+Result = TypeVar("Result")
 
 
 def save_small_model(folder: Path) -> str:
@@ -115,20 +118,20 @@ def vectors(
     return {site: x.reshape(-1, x.shape[-1])[places] for site, x in read.items()}
 
 
-def run_bare(job: CollectJob, ready: list[SequenceBatch]) -> float:
-    """Seconds for forward and encoding alone, batches side by side as in collecting."""
-    started = time.perf_counter()
+def run_bare(job: CollectJob, ready: list[SequenceBatch]) -> None:
+    """Forward and encoding alone, batches side by side as in collecting."""
+    waiting = deque(ready)
     with batch_workers(job.model.device, Event()) as (executor, n):
-        shares = [ready[first::n] for first in range(n)]
-        list(executor.map(lambda share: encode_all(job, share), shares))
-    return time.perf_counter() - started
+        for future in [executor.submit(encode_all, job, waiting) for _ in range(n)]:
+            future.result()
 
 
-def encode_all(job: CollectJob, ready: list[SequenceBatch]) -> None:
+def encode_all(job: CollectJob, waiting: deque[SequenceBatch]) -> None:
     sites = sorted({sae.site for sae in job.saes})
     pre, fires = torch.empty(_BLOCK_VALUES), torch.empty(_BLOCK_VALUES, dtype=torch.bool)
     with torch.inference_mode():
-        for batch in ready:
+        while waiting:
+            batch = waiting.popleft()
             x_t = {site: x.T for site, x in vectors(job.model, sites, batch).items()}
             n_tokens = len(batch.flat_positions)
             for sae in job.saes:
@@ -143,6 +146,13 @@ def encode_all(job: CollectJob, ready: list[SequenceBatch]) -> None:
                     f.mul_(mask)
 
 
+def clocked(work: Callable[[], Result]) -> tuple[Result, float, float]:
+    """What it gives, the seconds it took, and the seconds of all processors."""
+    started, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, time.perf_counter() - started, time.process_time() - cpu
+
+
 def write_corpus(folder: Path) -> CorpusSource:
     """The standard library with its tests as a file: finding it is not part of reading it."""
     file = folder / "corpus.jsonl"
@@ -152,11 +162,10 @@ def write_corpus(folder: Path) -> CorpusSource:
     return CorpusSource(path=str(file))
 
 
-def run_collect(job: CollectJob, text: CorpusSource, max_tokens: int) -> tuple[float, float, int]:
-    """Seconds for all of collecting, seconds of those spent absorbing, and tokens."""
+def run_collect(job: CollectJob, text: CorpusSource, max_tokens: int) -> tuple[float, int]:
+    """All of collecting: seconds of it spent absorbing, and tokens."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
-        started = time.perf_counter()
         documents = read_documents(text, RowCounts())
         n_tokens = write_collected(
             job, job.pending_chunks(cut_chunks(documents), {}, max_tokens), run
@@ -165,8 +174,7 @@ def run_collect(job: CollectJob, text: CorpusSource, max_tokens: int) -> tuple[f
         pieces = pa.table({"token_id": [0], "text": [""], "bytes": [b""]})
         with open_work(run) as work:
             absorb_collected(work, run / "parts", lambda: pieces)
-        ended = time.perf_counter()
-    return ended - started, ended - collected, n_tokens
+        return time.perf_counter() - collected, n_tokens
 
 
 def write_collected(job: CollectJob, chunks: Iterator[TokenizedChunk], run: Path) -> int:
@@ -196,18 +204,17 @@ def compare(
     chunks = list(job.pending_chunks(cut_chunks(documents), {}, tokens))
     ready = [batch for chunk in chunks for batch in batches(job, chunk)]
     run_bare(job, ready[:20])  # warm up
-    bare_rates, rates, ratios, absorbing = [], [], [], []
+    rows = []
     for _ in range(rounds):
-        bare = run_bare(job, ready)
-        whole, absorb, n = run_collect(job, text, tokens)
-        bare_rates.append(n / bare)
-        rates.append(n / whole)
-        ratios.append(whole / bare)
-        absorbing.append(absorb / whole)
+        _, bare, bare_cpu = clocked(lambda: run_bare(job, ready))
+        (absorb, n), whole, whole_cpu = clocked(lambda: run_collect(job, text, tokens))
+        rows.append((n / bare, n / whole, whole / bare, whole_cpu / bare_cpu, absorb / whole))
+    bare_rate, rate, ratio, cpu_ratio, absorbing = map(statistics.median, zip(*rows, strict=True))
+    ratios = [row[2] for row in rows]
     say(
-        f"| {n_saes} | {width:,} | {n:,} | {statistics.median(bare_rates):,.0f} "
-        f"| {statistics.median(rates):,.0f} | {statistics.median(ratios) - 1:+.1%} "
-        f"| {min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%} | {statistics.median(absorbing):.1%} |"
+        f"| {n_saes} | {width:,} | {n:,} | {bare_rate:,.0f} | {rate:,.0f} | {ratio - 1:+.1%} "
+        f"| {min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%} | {cpu_ratio - 1:+.1%} "
+        f"| {absorbing:.1%} |"
     )
 
 
@@ -228,7 +235,7 @@ def measure_memory(kind: str, text: CorpusSource, width: int, tokens: int) -> No
 
 def report_memory(kind: str, text: CorpusSource, width: int, tokens: int) -> None:
     job = make_job(kind, Path(text.path or "").parent, width, 1, text)
-    seconds, _, n = run_collect(job, text, tokens)
+    (_, n), seconds, _ = clocked(lambda: run_collect(job, text, tokens))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"| {width:,} | {n:,} | {peak:,.0f} MiB | {n / seconds:,.0f} |")
 
@@ -269,9 +276,9 @@ def report(asked: argparse.Namespace, text: CorpusSource) -> None:
         return
     say(
         "| SAEs | features | tokens | bare, tokens/s | collect, tokens/s | on top | range "
-        "| absorbing |"
+        "| on top, processor time | absorbing |"
     )
-    say("|---|---|---|---|---|---|---|---|")
+    say("|---|---|---|---|---|---|---|---|---|")
     for n_saes in asked.saes:
         for width in asked.widths:
             compare(asked.model, text, width, n_saes, asked.tokens, asked.rounds)
