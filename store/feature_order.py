@@ -44,7 +44,7 @@ def by_feature(windows: pa.Table) -> pa.Table:
     )
 
 
-def _reorder_slowly(
+def _reorder_rows(
     feature: np.ndarray,
     length: np.ndarray,
     position: np.ndarray,
@@ -101,4 +101,5 @@ def _reorder_slowly(
     return of_feature, window_of, ends, positions, activations
 
 
-_reorder = numba.njit(nogil=True, cache=True)(_reorder_slowly)
+# The machine code is kept on disk beside this file, or in the cache of the user.
+_reorder = numba.njit(nogil=True, cache=True)(_reorder_rows)
