@@ -89,9 +89,17 @@ class CollectJob:
         content = content_hash([self.identity, [chunk["chunk_id"] for chunk in chunks]])
         return f"collect-{min(numbers):06d}-{max(numbers):06d}-{content}"
 
-    def collect(self, chunks: Iterable[TokenizedChunk]) -> Iterator[CollectedPart | int]:
-        """Collects the chunks: gives each batch's tokens as it is done, and the part at last."""
-        collector = Collector(self.model, self.saes, self.shape, self.sizes, self.max_batch_tokens)
+    def collect(
+        self, chunks: Iterable[TokenizedChunk], allow_mismatch: bool = False
+    ) -> Iterator[CollectedPart | int]:
+        """Collects the chunks: gives each batch's tokens as it is done, and the part at last.
+
+        Raises:
+            FidelityMismatch: an SAE does not fit what it reads, and that is not allowed.
+        """
+        collector = Collector(
+            self.model, self.saes, self.shape, self.sizes, self.max_batch_tokens, allow_mismatch
+        )
         yield from collector.collect(chunks)
         yield collector.finish()
 

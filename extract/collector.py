@@ -23,7 +23,7 @@ from ..store.background import background_table
 from ..store.splits import SPLITS
 from .activations import find_firings
 from .background_pool import BackgroundPool
-from .fidelity import FidelitySums
+from .fidelity import FidelitySums, FidelityWatch
 from .firing_passes import BatchWindows
 from .models import SubjectModel
 from .part_tables import WindowTexts, contexts_table, counts_table, features_table
@@ -41,9 +41,10 @@ from .workers import batch_workers
 
 @dataclass(frozen=True, slots=True)
 class _BatchSums:
-    """What a batch leaves beside the sketches: special tokens by split, fidelity by SAE."""
+    """What a batch leaves beside the sketches: by split and by SAE."""
 
     n_special: Int64[np.ndarray, " S"]
+    n_active: list[int]
     fidelity: list[FidelitySums]
 
 
@@ -73,6 +74,7 @@ class Collector:
         shape: how documents are cut into windows.
         sizes: how many windows are kept for each feature.
         max_batch_tokens: padded tokens that the model sees at once.
+        allow_mismatch: go on also where an SAE does not fit what it reads.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Collector:
         shape: WindowShape,
         sizes: SketchSizes,
         max_batch_tokens: int,
+        allow_mismatch: bool = False,
     ) -> None:
         self._model, self._saes, self._shape = model, saes, shape
         self._max_batch_tokens = max_batch_tokens
@@ -89,6 +92,7 @@ class Collector:
         self._pool = BackgroundPool(sizes.kept_background)
         self._sketches = [FeatureSketch(sae.width, sizes, self._pool) for sae in saes]
         self._texts = WindowTexts()
+        self._watch = None if allow_mismatch else FidelityWatch(saes)
         self._totals = np.zeros((len(SPLITS), 3), np.int64)
         self._chunk_rows: list[dict[str, Any]] = []
         self._fidelity_rows: list[dict[str, Any]] = []
@@ -101,6 +105,9 @@ class Collector:
 
         Batches are worked on side by side. What they leave does not depend on their order,
         but for sums of floats, which are added up in the order of the batches.
+
+        Raises:
+            FidelityMismatch: an SAE does not fit what it reads.
         """
         waiting: deque[tuple[_OpenChunk, int, Future[_BatchSums]]] = deque()
         workers = batch_workers(self._model.device, self._model.reader.cancelled)
@@ -178,7 +185,7 @@ class Collector:
             site: x.reshape(-1, x.shape[-1]).index_select(0, places)
             for site, x in activations.items()
         }
-        fidelity = []
+        n_active, fidelity = [], []
         with torch.inference_mode():
             for sae, sketch in zip(self._saes, self._sketches, strict=True):
                 x = vectors[sae.site]
@@ -187,14 +194,17 @@ class Collector:
                 if batch.is_special is not None:
                     firings = firings.where(~batch.is_special[firings.token])
                 sketch.add(firings, windows)
+                n_active.append(len(firings))
         n_special = np.zeros(len(SPLITS), np.int64)
         if batch.is_special is not None:
             special = windows.split[batch.window_of_token[batch.is_special]]
             n_special = np.bincount(special, minlength=len(SPLITS))
-        return _BatchSums(n_special, fidelity)
+        return _BatchSums(n_special, n_active, fidelity)
 
     def _settle(self, opened: _OpenChunk, n_tokens: int, future: Future[_BatchSums]) -> int:
         opened.done.append(future.result())
+        if self._watch is not None:
+            self._watch.add(n_tokens, opened.done[-1].n_active, opened.done[-1].fidelity)
         if len(opened.done) == len(opened.batches):
             self._close(opened)
         return n_tokens

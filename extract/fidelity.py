@@ -8,11 +8,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
+from ..store.errors import FidelityMismatch
 from .activations import Firings, reconstruct
 from .saes import Sae
+from .sites import SITE_TENSORS
 
 # Of so many tokens one is reconstructed: decoding all would cost as much as encoding.
 FIDELITY_STRIDE = 64
+
+# Tokens after which an SAE that does not fit is told from chance.
+LEAST_TOKENS = 16_384
 
 
 @dataclass(slots=True)
@@ -47,4 +52,67 @@ class FidelitySums:
             self.sum_x + other.sum_x,
             self.sum_x_sq + other.sum_x_sq,
             self.sum_error_sq + other.sum_error_sq,
+        )
+
+    @property
+    def fvu(self) -> float | None:
+        """Fraction of variance unexplained; None where nothing varies."""
+        if not self.n_tokens:
+            return None
+        variance = self.sum_x_sq - float(np.square(self.sum_x).sum()) / self.n_tokens
+        return self.sum_error_sq / variance if variance > 0 else None
+
+
+class FidelityWatch:
+    """Watches, as text goes by, that each SAE does what can be expected of it."""
+
+    def __init__(self, saes: list[Sae]) -> None:
+        self._saes = saes
+        self._n_tokens = 0
+        self._n_active = [0] * len(saes)
+        self._sums: list[FidelitySums | None] = [None] * len(saes)
+
+    def add(self, n_tokens: int, n_active: list[int], sums: list[FidelitySums]) -> None:
+        """Takes in a batch's tokens and, by SAE, its firings and moments.
+
+        Raises:
+            FidelityMismatch: an SAE does not fit what it reads.
+        """
+        self._n_tokens += n_tokens
+        for number, sae in enumerate(self._saes):
+            self._n_active[number] += n_active[number]
+            before = self._sums[number]
+            self._sums[number] = total = sums[number] if before is None else before + sums[number]
+            if self._n_tokens >= LEAST_TOKENS:
+                check_fidelity(sae, self._n_active[number] / self._n_tokens, total.fvu)
+
+
+def check_fidelity(sae: Sae, mean_l0: float, fvu: float | None) -> None:
+    """Makes sure that the SAE does on this text what can be expected of it.
+
+    Args:
+        sae: with the L0 that its folder's name states, if it does.
+        mean_l0: active features per token, as measured.
+        fvu: fraction of variance unexplained, as measured.
+
+    Raises:
+        FidelityMismatch: L0 is off by more than a factor of two, or the reconstruction is worse
+            than the mean vector. The usual cause is a tensor, a layer or a model for which the
+            SAE was not trained; it still encodes without complaint.
+    """
+    stated, found = sae.source.stated_l0, []
+    if stated and not stated / 2 <= mean_l0 <= stated * 2:
+        found.append(f"{mean_l0:.1f} active features a token")
+    if fvu is not None and fvu > 1:
+        found.append(f"a fraction of variance unexplained of {fvu:.2f}")
+    if found:
+        read = SITE_TENSORS[sae.site.kind].replace("N", str(sae.site.layer))
+        expected = [f"about {stated:g} active features a token"] if stated else []
+        raise FidelityMismatch(
+            "The SAE does not fit what it reads: probably it was trained on another tensor.",
+            where=f"{sae.source.source}, which reads the {read}",
+            found=" and ".join(found),
+            expected=", ".join([*expected, "a fraction of variance unexplained below 1"]),
+            mend="check the SAE's layer and site and the model's name; for text of another kind "
+            "than the SAE's own, --allow-mismatch goes on all the same",
         )

@@ -30,9 +30,13 @@ _FIRST_BIN_BITS = int(np.float32(HISTOGRAM_EDGES[0]).view(np.int32)) >> 22
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _compiled(function: _Function) -> _Function:
-    # numba's decorator has no types. The machine code is kept on disk beside this file, or in
-    # the user's cache where that cannot be written.
+def compiled(function: _Function) -> _Function:
+    """Compiles a function when it is first called, to run without the interpreter's lock.
+
+    The machine code is kept on disk beside the source, or in the user's cache where that cannot
+    be written.
+    """
+    # numba's decorator has no types.
     return cast(_Function, numba.njit(nogil=True, cache=True)(function))
 
 
@@ -134,7 +138,7 @@ class FiringsByWindow(NamedTuple):
     activation: Float32[np.ndarray, " N"]
 
 
-@_compiled
+@compiled
 def find_above(
     pre: np.ndarray,
     threshold: np.ndarray,
@@ -163,7 +167,7 @@ def find_above(
     return n
 
 
-@_compiled
+@compiled
 def count_and_select(
     feature: np.ndarray,
     token: np.ndarray,
@@ -228,7 +232,7 @@ def count_and_select(
     )
 
 
-@_compiled
+@compiled
 def _add_exactly(total: np.ndarray, addend: float) -> None:
     """Adds a number, rounded to 2^-32, to a sum held as whole part and 2^-32ths."""
     whole = np.floor(addend)
@@ -238,7 +242,7 @@ def _add_exactly(total: np.ndarray, addend: float) -> None:
     total[1] = fraction - (carry << 32)
 
 
-@_compiled
+@compiled
 def gather_by_window(
     feature: np.ndarray,
     token: np.ndarray,

@@ -64,40 +64,6 @@ def gather_rows(parts: list[KeptWindows]) -> KeptWindows:
     )
 
 
-def order_rows(
-    slot: Int64[np.ndarray, " K"],
-    leading: UInt64[np.ndarray, " K"],
-    second: np.ndarray,
-    third: np.ndarray,
-) -> Int64[np.ndarray, " K"]:
-    """The order by slot, second and third key.
-
-    One 64-bit key of the slot and the leading bits of the second sorts several times faster
-    than three keys do; the few rows that it leaves equal are then sorted by all.
-
-    `leading` are 64-bit numbers that rise with the second key.
-    """
-    if not len(slot):
-        return np.empty(0, np.int64)
-    slot_bits = max(1, int(slot.max()).bit_length())
-    key = (slot.astype(np.uint64) << np.uint64(64 - slot_bits)) | (leading >> np.uint64(slot_bits))
-    order = np.argsort(key)
-    key = key[order]
-    is_tied = np.zeros(len(key), np.bool_)
-    is_tied[1:] = key[1:] == key[:-1]
-    is_tied[:-1] |= is_tied[1:]
-    tied = np.flatnonzero(is_tied)
-    rows = order[tied]
-    order[tied] = rows[np.lexsort((third[rows], second[rows], slot[rows]))]
-    return order
-
-
-def falling(peak: Float32[np.ndarray, " K"]) -> UInt64[np.ndarray, " K"]:
-    """64-bit numbers that fall as the (positive) peaks rise."""
-    bits = peak.view(np.uint32).astype(np.uint64) << np.uint64(32)
-    return ~bits
-
-
 def is_first(*keys: np.ndarray) -> Bool[np.ndarray, " K"]:
     """True where a row differs from the one before it in any key."""
     first = np.ones(len(keys[0]), np.bool_)

@@ -161,6 +161,7 @@ def _download(repo: str, inside: str) -> Path:
     except errors.RemoteEntryNotFoundError as error:
         what, mend = "has no such file", _suggest(folder)
         raise _cannot_download(repo, in_repo, what, mend, error) from error
+    # HTTPError is the HTTP library's own, which the hub's errors carry without declaring it.
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise

@@ -33,15 +33,8 @@ from .firing_passes import (
     FeatureCounts,
     count_and_select,
 )
-from .kept_windows import (
-    KeptWindows,
-    falling,
-    gather_rows,
-    is_first,
-    order_rows,
-    rank_within,
-    spans,
-)
+from .kept_windows import KeptWindows, gather_rows, spans
+from .ranking import choose_staying
 
 # Rows gathered before they are ranked against those kept.
 _LEAST_PENDING = 1 << 18
@@ -88,7 +81,8 @@ class FeatureSketch:
         self._kept_top = np.tile(sizes.kept_top, n_features)
         self._kept_sample = np.tile(sizes.kept_sample, n_features)
         self._levels = EntryLevels(
-            least_peak=np.zeros(n_slots, np.float32),
+            # Where nothing is kept nothing enters.
+            least_peak=np.where(self._kept_top > 0, 0, np.inf).astype(np.float32),
             largest_hash=np.full(n_slots, np.iinfo(np.uint64).max, np.uint64),
         )
         self._kept = gather_rows([])
@@ -130,60 +124,21 @@ class FeatureSketch:
     def _rank(self) -> None:
         rows = gather_rows([self._kept, *self._pending])
         self._pending, self._n_pending = [], 0
-        order = order_rows(rows.slot, rows.token_hash, rows.token_hash, rows.occurrence)
-        slot, token_hash = rows.slot[order], rows.token_hash[order]
-        opens_group = is_first(slot, token_hash)
-        first = np.flatnonzero(opens_group)
-        group = np.cumsum(opens_group) - 1
-
-        # The sample: the first occurrence of each distinct window, with its copies.
-        in_sample = rows.in_sample[order]
-        copies = np.where(in_sample, rows.copies[order], 0)
-        copies = np.add.reduceat(copies, first) if len(first) else copies
-        sampled = np.flatnonzero(opens_group & in_sample)
-        rank = rank_within(slot[sampled])
-        limit = self._kept_sample[slot[sampled]]
-        ends = sampled[rank == limit - 1]
-        self._levels.largest_hash[slot[ends]] = token_hash[ends]
-        stays_in_sample = np.zeros(len(order), np.bool_)
-        stays_in_sample[sampled[rank < limit]] = True
-
-        # The top: the best occurrence of each distinct window, by peak.
-        best = self._best_of_copies(rows, order, group)
-        peak = rows.peak[order[best]]
-        occurrence = rows.occurrence[order[best]]
-        by_peak = order_rows(slot[best], falling(peak), -peak, occurrence)
-        best, peak = best[by_peak], peak[by_peak]
-        rank = rank_within(slot[best])
-        limit = self._kept_top[slot[best]]
-        ends = np.flatnonzero(rank == limit - 1)
-        self._levels.least_peak[slot[best[ends]]] = peak[ends]
-        stays_in_top = np.zeros(len(order), np.bool_)
-        stays_in_top[best[rank < limit]] = True
-
-        stays = np.flatnonzero(stays_in_sample | stays_in_top)
-        self._kept = rows.take(
-            order[stays],
-            copies=np.where(stays_in_sample[stays], copies[group[stays]], 0),
-            in_top=stays_in_top[stays],
-            in_sample=stays_in_sample[stays],
+        stays = choose_staying(
+            rows.slot,
+            rows.token_hash,
+            rows.occurrence,
+            rows.peak,
+            rows.copies,
+            rows.in_top,
+            rows.in_sample,
+            self._kept_top,
+            self._kept_sample,
+            self._levels,
         )
-
-    @staticmethod
-    def _best_of_copies(
-        rows: KeptWindows, order: Int64[np.ndarray, " K"], group: Int64[np.ndarray, " K"]
-    ) -> Int64[np.ndarray, " B"]:
-        """Places in `order`: of each group's candidates for the top the highest, then earliest."""
-        candidates = np.flatnonzero(rows.in_top[order])
-        of = group[candidates]
-        # Nearly all windows are alone: only among copies is there anything to choose.
-        is_copy = np.zeros(len(of), np.bool_)
-        is_copy[1:] = of[1:] == of[:-1]
-        is_copy[:-1] |= is_copy[1:]
-        copies = candidates[is_copy]
-        copies = copies[np.lexsort((copies, -rows.peak[order[copies]], group[copies]))]
-        best = copies[is_first(group[copies])]
-        return np.sort(np.concatenate([candidates[~is_copy], best]))
+        self._kept = rows.take(
+            stays.row, copies=stays.copies, in_top=stays.in_top, in_sample=stays.in_sample
+        )
 
 
 def _gather(firings: Firings, batch: BatchWindows, entering: Entering) -> KeptWindows:

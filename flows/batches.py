@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 from prefect.futures import as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from ..store.database import open_work, publish_if_behind
 from ..store.errors import StoreError
 from ..store.run_folder import RunFolder
+from .progress import Stage
 
 
 def worker_threads() -> int:
@@ -45,11 +49,42 @@ def task_ranges(missing: Mapping[str, list[int]], size: int) -> Iterator[tuple[s
                 begin = end
 
 
-def finish_as_completed(futures: Iterable[Any]) -> Iterator[Any]:
-    """The tasks' results as they come; at the first failure the others are left unstarted."""
-    waiting = list(futures)
-    for future in as_completed(waiting):
-        yield future.result()
+def side_by_side() -> Any:
+    """The task runner of flows over features.
+
+    `Any`, because Prefect's flows ask for a runner of futures more general than those that its
+    own runner of threads declares.
+    """
+    return ThreadPoolTaskRunner(max_workers=worker_threads())
+
+
+def run_over_features(
+    batch_task: Any,
+    shared: object,
+    missing: Mapping[str, list[int]],
+    features_per_task: int,
+    stage: Callable[[int], AbstractContextManager[Stage]],
+) -> Iterator[Counter[str]]:
+    """Runs a task over all missing features, and gives what each batch counts as it comes.
+
+    At the first failure the others are left unstarted.
+
+    Args:
+        batch_task: called with the SAE's id, consecutive features and `shared`.
+        shared: what all batches need.
+        missing: features by SAE.
+        features_per_task: how many at most are one batch.
+        stage: begins the progress of so many features.
+    """
+    tasks = list(task_ranges(missing, features_per_task))
+    futures = [
+        batch_task.submit(sae_id, as_is(features), as_is(shared)) for sae_id, features in tasks
+    ]
+    with stage(sum(len(features) for _, features in tasks)) as progress:
+        for future in as_completed(futures):
+            counted: Counter[str] = future.result()
+            progress.advance(counted.total())
+            yield counted
 
 
 def require_collected(folder: RunFolder) -> None:

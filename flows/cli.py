@@ -74,6 +74,13 @@ FirstConfig = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+AllowMismatch = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mismatch",
+        help="Go on also where an SAE fires or reconstructs as if it read another tensor.",
+    ),
+]
 OwnServer = Annotated[
     bool,
     typer.Option(
@@ -112,7 +119,8 @@ def demo(
     """The whole job on a small embedded model, without downloads."""
     from .config import demo_config
 
-    _label_corpus("demo", out, demo_config(), ["demo", "--out", str(out)], prefect_server)
+    again = ["demo", "--out", str(out)]
+    _label_corpus("demo", out, demo_config(), again, prefect_server)
 
 
 @app.command()
@@ -126,6 +134,7 @@ def run(
             help="The folder of the run; otherwise named after CONFIG, here.",
         ),
     ] = None,
+    allow_mismatch: AllowMismatch = False,
     prefect_server: OwnServer = False,
 ) -> None:
     """Collect, explain and score: all that is not there already."""
@@ -137,17 +146,22 @@ def run(
     settings = load_config(config)
     if out is None:
         out = config.parent if config.name == "run.toml" else Path(config.stem)
-    _label_corpus("run", out, settings, ["run", str(out)], prefect_server)
+    _label_corpus("run", out, settings, ["run", str(out)], prefect_server, allow_mismatch)
 
 
 @app.command()
-def collect(run: Run, config: FirstConfig = None, prefect_server: OwnServer = False) -> None:
+def collect(
+    run: Run,
+    config: FirstConfig = None,
+    allow_mismatch: AllowMismatch = False,
+    prefect_server: OwnServer = False,
+) -> None:
     """Keep the text that each feature responds to."""
 
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .collect_contexts import collect_contexts
 
-        return collect_contexts(settings, folder, progress)
+        return collect_contexts(settings, folder, progress, allow_mismatch)
 
     _stage("collect", work, run, config, prefect_server)
 
@@ -231,13 +245,18 @@ def main() -> NoReturn:
 
 
 def _label_corpus(
-    command: str, out: Path, config: Config, again: list[str], use_own_server: bool
+    command: str,
+    out: Path,
+    config: Config,
+    again: list[str],
+    use_own_server: bool,
+    allow_mismatch: bool = False,
 ) -> None:
     folder = _run_folder(out, config)
     with _working(folder, command, again, use_own_server) as progress:
         from .label_corpus import label_corpus
 
-        report = label_corpus(config, folder, progress)
+        report = label_corpus(config, folder, progress, allow_mismatch)
     _print_report(report)
     _print_ending(folder)
     raise typer.Exit(report.exit_code)

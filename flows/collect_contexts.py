@@ -37,11 +37,19 @@ from .reports import StageReport
 
 
 @flow(name="collect-contexts", validate_parameters=False)
-def collect_contexts(config: Config, folder: RunFolder, progress: Progress) -> StageReport:
+def collect_contexts(
+    config: Config, folder: RunFolder, progress: Progress, allow_mismatch: bool = False
+) -> StageReport:
     """Collects what is missing of the corpus and publishes the tables.
 
     Every part of some chunks is a task; one at a time, because the model uses the whole
     machine. A part that is finished stays finished, whatever happens to the next.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        progress: where it is shown.
+        allow_mismatch: go on also where an SAE does not fit what it reads.
     """
     started = time.monotonic()
     with recorded_run("collect", config, folder) as run, clear_disk_errors(folder.path):
@@ -51,7 +59,8 @@ def collect_contexts(config: Config, folder: RunFolder, progress: Progress) -> S
         before, counts = _read(folder), RowCounts()
         if before.complete_state != state:
             job = load_collect_job(config, saes)
-            _collect_rest(job, read_documents(source, counts), config, folder, progress)
+            documents = read_documents(source, counts)
+            _collect_rest(job, documents, config, folder, progress, allow_mismatch)
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
             with open_work(folder.path) as work:
@@ -76,6 +85,7 @@ def _collect_rest(
     config: Config,
     folder: RunFolder,
     progress: Progress,
+    allow_mismatch: bool,
 ) -> None:
     """Collects and absorbs the chunks that are not in the database."""
     pieces = partial(_token_pieces, job)
@@ -86,16 +96,20 @@ def _collect_rest(
     left = max(max_tokens - before.n_tokens, 0) if max_tokens else None
     with progress.stage("collect", total=left, unit="tokens") as stage:
         for group in _groups(chunks, config.collect.chunks_per_part):
-            collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage))
+            collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
         _absorb(folder, pieces)
 
 
 @task(name="collect-part", cache_policy=NO_CACHE, persist_result=False)
 def collect_part(
-    job: CollectJob, chunks: Iterator[TokenizedChunk], folder: RunFolder, stage: Stage
+    job: CollectJob,
+    chunks: Iterator[TokenizedChunk],
+    folder: RunFolder,
+    stage: Stage,
+    allow_mismatch: bool,
 ) -> str:
     """Collects these chunks into one part; gives its name."""
-    for result in job.collect(chunks):
+    for result in job.collect(chunks, allow_mismatch):
         if isinstance(result, CollectedPart):
             rows: list[dict[str, Any]] = result.tables["chunks"].to_pylist()
             manifest = job.manifest(rows)

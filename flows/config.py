@@ -137,40 +137,33 @@ class CorpusSection(Section):
         return self
 
 
+Top = Annotated[Count, Field(description="windows with the highest peaks, per feature")]
+Sample = Annotated[Positive, Field(description="windows drawn from all active ones, per feature")]
+Background = Annotated[Positive, Field(description="windows whose every feature is kept")]
+
+
 class KeptInExplain(Section):
     """What is kept of the split that labels are written from."""
 
-    top: Count = Field(default=20, description="windows with the highest peaks, per feature")
-    sample: Positive = Field(
-        default=20, description="windows drawn from all active ones, per feature"
-    )
-    background_windows: Positive = Field(
-        default=1024, description="windows whose every feature is kept"
-    )
+    top: Top = 20
+    sample: Sample = 20
+    background_windows: Background = 1024
 
 
 class KeptInSelect(Section):
     """What is kept of the split on which the best label is chosen."""
 
-    top: Count = Field(default=10, description="windows with the highest peaks, per feature")
-    sample: Positive = Field(
-        default=30, description="windows drawn from all active ones, per feature"
-    )
-    background_windows: Positive = Field(
-        default=1024, description="windows whose every feature is kept"
-    )
+    top: Top = 10
+    sample: Sample = 30
+    background_windows: Background = 1024
 
 
 class KeptInScore(Section):
     """What is kept of the split on which labels are scored."""
 
-    top: Count = Field(default=20, description="windows with the highest peaks, per feature")
-    sample: Positive = Field(
-        default=60, description="windows drawn from all active ones, per feature"
-    )
-    background_windows: Positive = Field(
-        default=4096, description="windows whose every feature is kept"
-    )
+    top: Top = 20
+    sample: Sample = 60
+    background_windows: Background = 4096
 
 
 class CollectSection(Section):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from ..label.explainers import NEVER_ACTIVE, Explainer, TokenLookupExplainer
 from ..store.absorb import absorb_results
@@ -18,7 +19,7 @@ from ..store.labels import count_labels, label_tables, unlabelled_features
 from ..store.parts import remove_unfinished, write_part
 from ..store.records import content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
-from .batches import as_is, finish_as_completed, require_collected, task_ranges, worker_threads
+from .batches import require_collected, run_over_features, side_by_side
 from .config import Config
 from .progress import Progress
 from .recorded_runs import recorded_run
@@ -27,11 +28,19 @@ from .reports import StageReport
 EXPLAINERS: Mapping[str, Explainer] = {"token_lookup": TokenLookupExplainer()}
 
 
-@flow(
-    name="explain-features",
-    validate_parameters=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=worker_threads()),  # type: ignore[arg-type]
-)
+@dataclass(frozen=True, slots=True)
+class ExplainWork:
+    """What all batches of one explainer need."""
+
+    explainer: Explainer
+    store: Store
+    background: BackgroundWindows
+    texts: Mapping[int, str]
+    folder: RunFolder
+    run_id: str
+
+
+@flow(name="explain-features", validate_parameters=False, task_runner=side_by_side())
 def explain_features(config: Config, folder: RunFolder, progress: Progress) -> StageReport:
     """Labels every feature that an explainer has not seen, and publishes the labels."""
     started = time.monotonic()
@@ -65,23 +74,15 @@ def explain_features(config: Config, folder: RunFolder, progress: Progress) -> S
 
 
 @task(name="explain-features", cache_policy=NO_CACHE, persist_result=False)
-def explain_batch(
-    explainer: Explainer,
-    sae_id: str,
-    features: range,
-    store: Store,
-    background: BackgroundWindows,
-    texts: Mapping[int, str],
-    folder: RunFolder,
-    run_id: str,
-) -> Counter[str]:
+def explain_batch(sae_id: str, features: range, work: ExplainWork) -> Counter[str]:
     """Labels consecutive features of one SAE into a part; counts labels and failures."""
-    with store.cursor() as connection:
-        contexts = read_features(connection, sae_id, features, background)
-        labels = [explainer.explain(each, texts.__getitem__) for each in contexts]
+    explainer = work.explainer
+    with work.store.cursor() as connection:
+        contexts = read_features(connection, sae_id, features, work.background)
+        labels = [explainer.explain(each, work.texts.__getitem__) for each in contexts]
     content = content_hash([explainer.name, explainer.version, [each.label_id for each in labels]])
-    tables = label_tables(labels, run_id, now())
-    write_part(folder.parts, f"explain-{content}", "explain", tables, {})
+    tables = label_tables(labels, work.run_id, now())
+    write_part(work.folder.parts, f"explain-{content}", "explain", tables, {})
     return Counter(label.reason or "" for label in labels)
 
 
@@ -94,29 +95,14 @@ def _explain_with(
     run_id: str,
 ) -> Iterator[Counter[str]]:
     missing = unlabelled_features(store.connection, explainer.name, explainer.version)
-    tasks = list(task_ranges(missing, config.explain.features_per_task))
-    if not tasks:
+    if not missing:
         return
     background = load_background(store.connection, "explain")
-    texts = store.token_texts()
-    futures = [
-        explain_batch.submit(
-            as_is(explainer),
-            sae_id,
-            as_is(features),
-            as_is(store),
-            as_is(background),
-            as_is(texts),
-            as_is(folder),
-            run_id,
-        )
-        for sae_id, features in tasks
-    ]
-    total = sum(len(features) for _, features in tasks)
-    with progress.stage("explain", total=total, unit="features") as stage:
-        for counted in finish_as_completed(futures):
-            stage.advance(counted.total())
-            yield counted
+    work = ExplainWork(explainer, store, background, store.token_texts(), folder, run_id)
+    stage = partial(progress.stage, "explain", unit="features")
+    yield from run_over_features(
+        explain_batch, work, missing, config.explain.features_per_task, stage
+    )
 
 
 def _notes(n_never_active: int) -> tuple[str, ...]:

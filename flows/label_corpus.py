@@ -15,10 +15,12 @@ from .score_labels import score_labels
 
 
 @flow(name="label-corpus", validate_parameters=False)
-def label_corpus(config: Config, folder: RunFolder, progress: Progress) -> RunReport:
+def label_corpus(
+    config: Config, folder: RunFolder, progress: Progress, allow_mismatch: bool = False
+) -> RunReport:
     """Collects, explains and scores all that is not in the run's folder already."""
     with recorded_run("run", config, folder) as run:
-        collect_contexts(config, folder, progress)
+        collect_contexts(config, folder, progress, allow_mismatch)
         explain_features(config, folder, progress)
         score_labels(config, folder, progress)
         return run.report

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from ..evaluate.intervals import Resamples, draw_resamples
 from ..evaluate.score_label import HEADLINE, ScoreSettings, score_label
@@ -22,7 +23,7 @@ from ..store.records import content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
 from ..store.scores import count_scored_labels, score_tables, unscored_features
 from ..store.splits import Split
-from .batches import as_is, finish_as_completed, require_collected, task_ranges, worker_threads
+from .batches import require_collected, run_over_features, side_by_side
 from .config import Config
 from .progress import Progress
 from .recorded_runs import recorded_run
@@ -31,11 +32,20 @@ from .reports import StageReport
 _SPLIT: Split = "score"
 
 
-@flow(
-    name="score-labels",
-    validate_parameters=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=worker_threads()),  # type: ignore[arg-type]
-)
+@dataclass(frozen=True, slots=True)
+class ScoreWork:
+    """What all batches of one explainer's labels need."""
+
+    explainer: str
+    store: Store
+    backgrounds: tuple[BackgroundWindows, BackgroundWindows]
+    resamples: Resamples
+    settings: ScoreSettings
+    folder: RunFolder
+    run_id: str
+
+
+@flow(name="score-labels", validate_parameters=False, task_runner=side_by_side())
 def score_labels(config: Config, folder: RunFolder, progress: Progress) -> StageReport:
     """Scores every label that a simulator has not scored, and publishes the scores."""
     started = time.monotonic()
@@ -72,27 +82,17 @@ def score_labels(config: Config, folder: RunFolder, progress: Progress) -> Stage
 
 
 @task(name="score-labels", cache_policy=NO_CACHE, persist_result=False)
-def score_batch(
-    explainer: str,
-    sae_id: str,
-    features: range,
-    store: Store,
-    backgrounds: tuple[BackgroundWindows, BackgroundWindows],
-    resamples: Resamples,
-    settings: ScoreSettings,
-    folder: RunFolder,
-    run_id: str,
-) -> Counter[str]:
+def score_batch(sae_id: str, features: range, work: ScoreWork) -> Counter[str]:
     """Scores the labels of consecutive features into a part.
 
     Returns:
         Labels by the reason why their headline is undefined; "" where it is defined.
     """
-    with store.cursor() as connection:
-        labels = read_labels(connection, sae_id, features, explainer)
+    with work.store.cursor() as connection:
+        labels = read_labels(connection, sae_id, features, work.explainer)
         explain, score = (
             {each.feature_id: each for each in read_features(connection, sae_id, features, pool)}
-            for pool in backgrounds
+            for pool in work.backgrounds
         )
     scored = [
         score_label(
@@ -100,16 +100,16 @@ def score_batch(
             explain[label.feature_id],
             score[label.feature_id],
             "token_lookup",
-            resamples,
-            settings,
+            work.resamples,
+            work.settings,
         )
         for label in labels
     ]
     scores = [each for one in scored for each in one.scores]
     simulations = [each for one in scored for each in one.simulations]
     name = content_hash([[each.label_id, each.simulator, each.contexts_hash] for each in scores])
-    tables = score_tables(scores, simulations, run_id)
-    write_part(folder.parts, f"score-{name}", "score", tables, {})
+    tables = score_tables(scores, simulations, work.run_id)
+    write_part(work.folder.parts, f"score-{name}", "score", tables, {})
     return Counter(each.reason or "" for each in scores if each.metric == HEADLINE)
 
 
@@ -123,34 +123,22 @@ def _score_with(
     run_id: str,
 ) -> Iterator[Counter[str]]:
     missing = unscored_features(store.connection, explainer, simulator, _SPLIT)
-    tasks = list(task_ranges(missing, config.score.features_per_task))
-    if not tasks:
+    if not missing:
         return
-    backgrounds = (
-        load_background(store.connection, "explain"),
-        load_background(store.connection, _SPLIT),
+    work = ScoreWork(
+        explainer=explainer,
+        store=store,
+        backgrounds=(
+            load_background(store.connection, "explain"),
+            load_background(store.connection, _SPLIT),
+        ),
+        resamples=draw_resamples(config.score.seed, config.score.resamples),
+        settings=ScoreSettings(level=config.score.level, seed=config.score.seed),
+        folder=folder,
+        run_id=run_id,
     )
-    resamples = draw_resamples(config.score.seed, config.score.resamples)
-    settings = ScoreSettings(level=config.score.level, seed=config.score.seed)
-    futures = [
-        score_batch.submit(
-            explainer,
-            sae_id,
-            as_is(features),
-            as_is(store),
-            as_is(backgrounds),
-            as_is(resamples),
-            as_is(settings),
-            as_is(folder),
-            run_id,
-        )
-        for sae_id, features in tasks
-    ]
-    total = sum(len(features) for _, features in tasks)
-    with progress.stage("score", total=total, unit="labels") as stage:
-        for counted in finish_as_completed(futures):
-            stage.advance(counted.total())
-            yield counted
+    stage = partial(progress.stage, "score", unit="labels")
+    yield from run_over_features(score_batch, work, missing, config.score.features_per_task, stage)
 
 
 def _require_labels(folder: RunFolder) -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..store.feature_page import FeaturePage, ShownContext, ShownScore
-from .visible_text import visible
+from .visible_text import join_bytes, visible
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STRONG = 0.5
@@ -189,18 +189,20 @@ class _ContextBlock:
         context = self.context
         text = Text(overflow="fold")
         prefix = context.prefix[-_PREFIX_TOKENS:]
+        before, _ = join_bytes(prefix, [0.0] * len(prefix))
+        tokens, activations = join_bytes(context.tokens, context.activations)
         if len(prefix) < len(context.prefix) or context.start > len(context.prefix):
             text.append("…", style="dim")
-        text.append(visible("".join(prefix)), style="dim")
+        text.append(visible("".join(before)), style="dim")
         if prefix:
             text.append("│", style="dim")
         peak = self.feature_peak
-        strengths = [min(value / peak, 1.0) if peak > 0 else 0.0 for value in context.activations]
+        strengths = [min(value / peak, 1.0) if peak > 0 else 0.0 for value in activations]
         if has_colour:
-            for token, strength in zip(context.tokens, strengths, strict=True):
+            for token, strength in zip(tokens, strengths, strict=True):
                 text.append(visible(token), style=shade(strength))
         else:
-            text.append(_marked(context.tokens, strengths))
+            text.append(_marked(tokens, strengths))
         return text
 
 

@@ -75,6 +75,10 @@ class SaeError(UserMistake):
     """A sparse autoencoder's file is damaged or does not fit its model."""
 
 
+class FidelityMismatch(SaeError):
+    """An SAE does not do on this text what it was published to do: another tensor is likely."""
+
+
 class StoreError(ScopenoteError):
     """The run folder or its database cannot be read or written."""
 

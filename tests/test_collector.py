@@ -8,7 +8,6 @@ from scopenote.extract.activations import find_firings, reconstruct
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import Document
-from scopenote.extract.fidelity import FidelitySums
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.windows import WindowShape, cut_chunks, tokenize_chunk
 from scopenote.store.splits import document_id
@@ -38,18 +37,6 @@ def test_firings_in_blocks_are_those_of_the_dense_encoding(tmp_path: Path) -> No
         np.testing.assert_array_equal(found.feature, feature)
         np.testing.assert_array_equal(found.token, token)
         np.testing.assert_array_equal(found.value, dense.T[feature, token])
-
-
-def test_fidelity_is_measured_on_every_64th_token() -> None:
-    sae = make_job(0, (37,), SHAPE, SIZES).saes[0]
-    x = torch.from_numpy(np.random.default_rng(2).integers(-3, 4, (150, 5)).astype(np.float32))
-    found = FidelitySums.measure(sae, x, find_firings(sae, x))
-    sample = x[[0, 64, 128]]
-    error = sample - sae.decode(sae.encode(sample))
-    assert found.n_tokens == 3
-    assert found.sum_x.tolist() == sample.sum(0).tolist()
-    assert found.sum_x_sq == sample.square().sum()
-    assert found.sum_error_sq == error.square().sum()
 
 
 def test_the_sparse_reconstruction_is_the_dense_one() -> None:

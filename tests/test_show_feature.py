@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from scopenote.flows.show_feature import percentage, render_feature, shade, sparkline
-from scopenote.flows.visible_text import visible
+from scopenote.flows.visible_text import join_bytes, visible
 from scopenote.store.errors import UserMistake
 from scopenote.store.feature_page import FeaturePage, find_feature, read_feature_page
 from scopenote.store.records import FeatureId
@@ -231,3 +231,23 @@ def test_the_page_as_json_names_the_feature_as_people_do(
 
 def test_the_histogram_stands_between_its_ends(connection: duckdb.DuckDBPyConnection) -> None:
     assert re.search(r"histogram +0\.50 [▁-█]{6} 23\.40", rendered(page_of(connection, 0)))
+
+
+@given(text=st.text(), seed=st.integers(0, 99))
+def test_characters_spelled_in_bytes_are_joined_and_keep_their_strongest_activation(
+    text: str, seed: int
+) -> None:
+    tokens: list[str] = []
+    for character in text.encode("utf-8", "replace").decode():
+        spelled = character.encode()
+        tokens += [character] if len(spelled) == 1 else [f"<0x{byte:02X}>" for byte in spelled]
+    activations = [float((seed + 7 * place) % 5) for place in range(len(tokens))]
+    joined, strongest = join_bytes(tokens, activations)
+    assert "".join(joined) == text.encode("utf-8", "replace").decode()
+    assert max(strongest, default=0) == max(activations, default=0)
+
+
+def test_bytes_that_spell_no_character_stay_as_they_are() -> None:
+    tokens = ["a", "<0x80>", "<0xE2>", "<0x80>", "b", "<0xE2>"]
+    activations = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert join_bytes(tokens, activations) == (tokens, activations)
