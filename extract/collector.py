@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import itemgetter
@@ -36,7 +36,7 @@ from .windows import (
     WindowShape,
     batch_sequences,
 )
-from .workers import batch_workers
+from .workers import batch_workers, n_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,8 @@ class Collector:
     def finish(self) -> CollectedPart:
         """Ranks what is kept and gives it as tables; the sketches are then spent."""
         tables = {}
-        contexts = [sketch.finish() for sketch in self._sketches]
+        with ThreadPoolExecutor(n_at_once(self._model.device)) as executor:
+            contexts = list(executor.map(FeatureSketch.finish, self._sketches))
         tables["windows"] = self._texts.keep(self._occurrences())
         for number, sketch in enumerate(self._sketches):
             tables[f"contexts-{number}"] = contexts_table(contexts[number])

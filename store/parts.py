@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,17 +54,27 @@ def write_part(
     target = parts / part_id
     if not (target / _MANIFEST).exists():
         unfinished = begin_part(parts)
-        for name, table in tables.items():
-            pq.write_table(
-                table,
-                unfinished / f"{name}.parquet",
-                compression="lz4",
-                row_group_size=_rows_at_once(table),
-                use_dictionary=["doc_id"],
-                write_statistics=False,
-            )
+        # Encoding a table runs outside of the interpreter's lock.
+        with ThreadPoolExecutor(os.cpu_count() or 1) as executor:
+            written = [
+                executor.submit(_write_table, table, unfinished / f"{name}.parquet")
+                for name, table in tables.items()
+            ]
+            for each in written:
+                each.result()
         finish_part(unfinished, target, stage, manifest)
     return read_part(target)
+
+
+def _write_table(table: pa.Table, file: Path) -> None:
+    pq.write_table(
+        table,
+        file,
+        compression="lz4",
+        row_group_size=_rows_at_once(table),
+        use_dictionary=["doc_id"],
+        write_statistics=False,
+    )
 
 
 def _rows_at_once(table: pa.Table) -> int:
