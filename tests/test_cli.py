@@ -182,7 +182,9 @@ def test_a_run_is_named_after_its_configuration_and_keeps_it(
     (tmp_path / "tiny.toml").write_text(demo_config(max_tokens=1000).to_toml())
     given = []
 
-    def label_corpus(config: object, folder: RunFolder, progress: object) -> RunReport:
+    def label_corpus(
+        config: object, folder: RunFolder, progress: object, allow_mismatch: bool
+    ) -> RunReport:
         given.append((config, folder))
         shutil.copy(database, folder.database)
         return RunReport((DONE,))
@@ -318,7 +320,7 @@ def test_a_reader_that_has_gone_is_no_error_to_shout_about(demo_run: RunFolder) 
 
 UNWINDS = """
 import time
-def label_corpus(config, folder, progress):
+def label_corpus(config, folder, progress, allow_mismatch):
     try:
         progress.say("at work")
         time.sleep(60)
@@ -327,7 +329,7 @@ def label_corpus(config, folder, progress):
 """
 CLINGS = """
 import time
-def label_corpus(config, folder, progress):
+def label_corpus(config, folder, progress, allow_mismatch):
     news = "at work"
     while True:
         try:
@@ -380,7 +382,7 @@ def test_a_run_that_does_not_unwind_ends_by_itself(tmp_path: Path) -> None:
 REAL_FLOW = """
 import sys, time, types
 module = types.ModuleType("scopenote.flows.label_corpus")
-def label_corpus(config, folder, progress):
+def label_corpus(config, folder, progress, allow_mismatch):
     from prefect import flow, task
     @task
     def wait(n):
