@@ -1,4 +1,4 @@
-"""Rows of windows kept for features: gathering them, ordering them, finding their copies."""
+"""Rows of windows kept for features: gathering them, taking some, places within groups."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def make_job(
     model = WholeNumberModel(own, before)
     saes = []
     for number, width in enumerate(n_features):
-        source = SaeSource(f"whole-number-model/1-res-{number}", None, SITE, None, "made up")  # type: ignore[arg-type]
+        source = SaeSource(f"whole-number-model/1-res-{number}", None, SITE, None, "made up")
         saes.append(
             Sae(
                 source,
@@ -84,7 +84,7 @@ def make_job(
                 content_hash=str(number),
             )
         )
-    return CollectJob(model, saes, shape, sizes, max_batch_tokens=24)  # type: ignore[arg-type]
+    return CollectJob(model, saes, shape, sizes, max_batch_tokens=24)
 
 
 @dataclass

@@ -51,8 +51,8 @@ def flows(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         yield
 
     home = ModuleType("scopenote.flows.prefect_home")
-    home.isolate_prefect = lambda folder, use_own_server: None  # type: ignore[attr-defined]
-    home.without_heartbeats = nothing  # type: ignore[attr-defined]
+    home.isolate_prefect = lambda folder, use_own_server: None
+    home.without_heartbeats = nothing
     monkeypatch.setitem(sys.modules, home.__name__, home)
 
     def put(name: str, work: Callable[..., object]) -> None:

@@ -128,7 +128,7 @@ def flip_a_byte(file: Path) -> None:
 
 
 def compress_and_flip_a_byte(file: Path) -> None:
-    np.savez_compressed(file, **sae_arrays(WIDTH, HIDDEN))  # type: ignore[arg-type]
+    np.savez_compressed(file, **sae_arrays(WIDTH, HIDDEN))
     flip_a_byte(file)
 
 
@@ -146,11 +146,11 @@ def save_one_array(file: Path) -> None:
 
 
 def pickle_inside(file: Path) -> None:
-    np.savez(file, **sae_arrays(WIDTH, HIDDEN) | {"b_dec": np.array([{}], object)})  # type: ignore[arg-type]
+    np.savez(file, **sae_arrays(WIDTH, HIDDEN) | {"b_dec": np.array([{}], object)})
 
 
 def save_words(file: Path) -> None:
-    np.savez(file, **sae_arrays(WIDTH, HIDDEN) | {"b_dec": np.array(["word"])})  # type: ignore[arg-type]
+    np.savez(file, **sae_arrays(WIDTH, HIDDEN) | {"b_dec": np.array(["word"])})
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_pickled_content_is_never_executed(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "attacked"),)
 
     file = save(tmp_path, {"b_dec": np.array([Attack()], object)} | sae_arrays(WIDTH, HIDDEN))
-    np.savez(file, **sae_arrays(WIDTH, HIDDEN) | {"b_dec": np.array([Attack()], object)})  # type: ignore[arg-type]
+    np.savez(file, **sae_arrays(WIDTH, HIDDEN) | {"b_dec": np.array([Attack()], object)})
     refuse(file)
     file.write_bytes(pickle.dumps(Attack()))
     refuse(file)
