@@ -1,12 +1,14 @@
 """The background: per split the windows with the smallest hashes of all, for every feature.
 
 Which windows are in the pool depends on their token ids alone, so one pool serves all SAEs; what
-fires in them is held window by window, so that a window leaves with all that belongs to it.
+fires in them is held window by window, so that a window leaves with all that belongs to it, and
+on disk (`firings_file.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int64, UInt64
@@ -15,6 +17,7 @@ from ..store.background import WindowFirings, fold_copies
 from ..store.splits import SPLITS
 from .activations import Firings
 from .firing_passes import BatchWindows, gather_by_window
+from .firings_file import FiringsFile, StoredFirings
 from .kept_windows import is_first, rank_within
 
 _ALL_HASHES = np.uint64(np.iinfo(np.uint64).max)
@@ -73,11 +76,17 @@ class BackgroundPool:
 
 
 class PoolFirings:
-    """What one SAE's features do in the windows of the pool."""
+    """What one SAE's features do in the windows of the pool.
 
-    def __init__(self, pool: BackgroundPool) -> None:
+    Args:
+        pool: which windows these are.
+        folder: on whose disk the firings lie until they are drained.
+    """
+
+    def __init__(self, pool: BackgroundPool, folder: Path | None = None) -> None:
         self._pool = pool
-        self._windows: dict[tuple[int, int], list[WindowFirings]] = {}
+        self._file = FiringsFile(folder)
+        self._windows: dict[tuple[int, int], list[StoredFirings]] = {}
 
     def add(self, firings: Firings, batch: BatchWindows) -> None:
         """Takes in the windows of one batch that were admitted to the pool."""
@@ -92,32 +101,36 @@ class PoolFirings:
         for number, window in enumerate(windows):
             groups = slice(by_window.n_groups[number], by_window.n_groups[number + 1])
             fired = slice(by_window.n_firings[number], by_window.n_firings[number + 1])
-            # Copied, so that a window that leaves does not keep its whole batch alive.
-            block = WindowFirings(
+            new = WindowFirings(
                 int(batch.occurrence[window]),
-                by_window.feature[groups].copy(),
-                by_window.length[groups].copy(),
-                by_window.position[fired].copy(),
-                by_window.activation[fired].copy(),
+                by_window.feature[groups],
+                by_window.length[groups],
+                by_window.position[fired],
+                by_window.activation[fired],
             )
             key = int(batch.split[window]), int(batch.token_hash[window])
-            copies = self._windows.get(key)
-            self._windows[key] = [block] if copies is None else fold_copies([*copies, block])
+            copies = [new]
+            if key in self._windows:
+                copies = fold_copies([*map(self._file.read, self._windows[key]), new])
+            self._windows[key] = [self._file.add(each) for each in copies]
         if len(self._windows) > 64 + 1.1 * len(self._pool):
-            self.forget_ousted()
+            self._forget_ousted()
 
-    def forget_ousted(self) -> None:
+    def _forget_ousted(self) -> None:
         """Forgets windows that have left the pool."""
         pool = self._pool
         keys = zip(pool.split.tolist(), pool.token_hash.tolist(), strict=True)
         self._windows = {key: self._windows[key] for key in keys if key in self._windows}
+        self._file.compact(self._windows)
 
     def drain(self) -> Iterator[tuple[int, int, WindowFirings]]:
-        """Split, token hash and firings of each window, in this order, forgotten once given."""
-        self.forget_ousted()
-        for split, token_hash in sorted(self._windows):
-            for firings in self._windows.pop((split, token_hash)):
-                yield split, token_hash, firings
+        """Split, token hash and firings of each window, in this order; afterwards all is gone."""
+        self._forget_ousted()
+        for (split, token_hash), copies in sorted(self._windows.items()):
+            for stored in copies:
+                yield split, token_hash, self._file.read(stored)
+        self._windows.clear()
+        self._file.close()
 
     @property
     def occurrences(self) -> Int64[np.ndarray, " K"]:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ..store.errors import CorpusError
@@ -90,15 +91,29 @@ class CollectJob:
         return f"collect-{min(numbers):06d}-{max(numbers):06d}-{content}"
 
     def collect(
-        self, chunks: Iterable[TokenizedChunk], allow_mismatch: bool = False
+        self,
+        chunks: Iterable[TokenizedChunk],
+        allow_mismatch: bool = False,
+        folder: Path | None = None,
     ) -> Iterator[CollectedPart | int]:
         """Collects the chunks: gives each batch's tokens as it is done, and the part at last.
+
+        Args:
+            chunks: tokenized.
+            allow_mismatch: go on also where an SAE does not fit what it reads.
+            folder: on whose disk temporary files lie; by default the system's.
 
         Raises:
             FidelityMismatch: an SAE does not fit what it reads, and that is not allowed.
         """
         collector = Collector(
-            self.model, self.saes, self.shape, self.sizes, self.max_batch_tokens, allow_mismatch
+            self.model,
+            self.saes,
+            self.shape,
+            self.sizes,
+            self.max_batch_tokens,
+            allow_mismatch,
+            folder,
         )
         yield from collector.collect(chunks)
         yield collector.finish()

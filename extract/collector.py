@@ -1,6 +1,7 @@
 """From chunks of text to a part: one pass of the model feeds every SAE's sketches.
 
-Nothing here touches the disk: `Collector.finish` gives Arrow tables, which the store writes.
+`Collector.finish` gives Arrow tables, which the store writes; on disk lies meanwhile only what
+fires in the background pool, in files without a name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Int64
 
-from ..store.background import background_table
+from ..store.background import background_rows
 from ..store.splits import SPLITS
 from .activations import find_firings
 from .background_pool import BackgroundPool
@@ -59,9 +61,12 @@ class _OpenChunk:
 
 @dataclass(frozen=True, slots=True)
 class CollectedPart:
-    """What was collected from some chunks: tables by name, as the store's parts hold them."""
+    """What was collected from some chunks: tables by name, as the store's parts hold them.
 
-    tables: dict[str, pa.Table]
+    The background comes as readers, each to be read once.
+    """
+
+    tables: dict[str, pa.Table | pa.RecordBatchReader]
     n_tokens: int
 
 
@@ -75,6 +80,8 @@ class Collector:
         sizes: how many windows are kept for each feature.
         max_batch_tokens: padded tokens that the model sees at once.
         allow_mismatch: go on also where an SAE does not fit what it reads.
+        folder: on whose disk the background lies meanwhile; by default the system's folder
+            for temporary files.
     """
 
     def __init__(
@@ -85,12 +92,13 @@ class Collector:
         sizes: SketchSizes,
         max_batch_tokens: int,
         allow_mismatch: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self._model, self._saes, self._shape = model, saes, shape
         self._max_batch_tokens = max_batch_tokens
         self._sites: list[Site] = sorted({sae.site for sae in saes})
         self._pool = BackgroundPool(sizes.kept_background)
-        self._sketches = [FeatureSketch(sae.width, sizes, self._pool) for sae in saes]
+        self._sketches = [FeatureSketch(sae.width, sizes, self._pool, folder) for sae in saes]
         self._texts = WindowTexts()
         self._watch = None if allow_mismatch else FidelityWatch(saes)
         self._totals = np.zeros((len(SPLITS), 3), np.int64)
@@ -125,13 +133,13 @@ class Collector:
 
     def finish(self) -> CollectedPart:
         """Ranks what is kept and gives it as tables; the sketches are then spent."""
-        tables = {}
+        tables: dict[str, pa.Table | pa.RecordBatchReader] = {}
         with ThreadPoolExecutor(n_at_once(self._model.device)) as executor:
             contexts = list(executor.map(FeatureSketch.finish, self._sketches))
         tables["windows"] = self._texts.keep(self._occurrences())
         for number, sketch in enumerate(self._sketches):
             tables[f"contexts-{number}"] = contexts_table(contexts[number])
-            tables[f"background-{number}"] = background_table(sketch.background.drain())
+            tables[f"background-{number}"] = background_rows(sketch.background.drain())
             tables[f"counts-{number}"] = counts_table(sketch.counts)
             tables[f"features-{number}"] = features_table(sketch.counts)
         pool = self._pool

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -72,12 +73,24 @@ class FeatureSketch:
     """The sketches of all features of one SAE.
 
     `add` takes the batches, in any order and from any thread; `finish` ranks what is kept.
+
+    Args:
+        n_features: of the SAE.
+        sizes: how many windows are kept for each.
+        pool: the background's windows.
+        folder: on whose disk their firings lie.
     """
 
-    def __init__(self, n_features: int, sizes: SketchSizes, pool: BackgroundPool) -> None:
+    def __init__(
+        self,
+        n_features: int,
+        sizes: SketchSizes,
+        pool: BackgroundPool,
+        folder: Path | None = None,
+    ) -> None:
         n_slots = n_features * len(SPLITS)
         self.counts = FeatureCounts.zeros(n_features, len(SPLITS))
-        self.background = PoolFirings(pool)
+        self.background = PoolFirings(pool, folder)
         self._kept_top = np.tile(sizes.kept_top, n_features)
         self._kept_sample = np.tile(sizes.kept_sample, n_features)
         self._levels = EntryLevels(

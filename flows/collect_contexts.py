@@ -109,7 +109,7 @@ def collect_part(
     allow_mismatch: bool,
 ) -> str:
     """Collects these chunks into one part; gives its name."""
-    for result in job.collect(chunks, allow_mismatch):
+    for result in job.collect(chunks, allow_mismatch, folder.parts):
         if isinstance(result, CollectedPart):
             rows: list[dict[str, Any]] = result.tables["chunks"].to_pylist()
             manifest = job.manifest(rows)

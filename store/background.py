@@ -11,9 +11,9 @@ window has one row for each occurrence that some feature keeps, and no feature i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
@@ -27,6 +27,16 @@ FIRING_ARRAYS: dict[str, type] = {
     "position": np.uint8,
     "activation": np.float32,
 }
+_ROWS = pa.schema(
+    {
+        "split": pa.uint8(),
+        "token_hash": pa.uint64(),
+        "occurrence": pa.int64(),
+        **{name: pa.large_binary() for name in FIRING_ARRAYS},
+    }
+)
+# Firings written, and read, at once.
+_BYTES_AT_ONCE = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +82,36 @@ def fold_copies(copies: Iterable[WindowFirings]) -> list[WindowFirings]:
     return folded
 
 
-def background_table(windows: Iterable[tuple[int, int, WindowFirings]]) -> pa.Table:
+def background_rows(windows: Iterable[tuple[int, int, WindowFirings]]) -> pa.RecordBatchReader:
     """Rows of a part: split's number, token hash and firings of each window, in this order.
 
-    The arrays are kept as bytes: Parquet would otherwise encode for every single number which
-    list it belongs to.
+    Read as it is written, some windows at a time. The arrays are kept as bytes: Parquet would
+    otherwise encode for every single number which list it belongs to.
     """
-    windows = iter(windows)
-    tables = [_table_of([])]
-    # Windows may come from where they are then forgotten: only some are held twice.
-    while rows := list(islice(windows, 256)):
-        tables.append(_table_of(rows))
-    return pa.concat_tables(tables)
+    return pa.RecordBatchReader.from_batches(_ROWS, _batches(windows))
 
 
-def _table_of(rows: list[tuple[int, int, WindowFirings]]) -> pa.Table:
+def _batches(windows: Iterable[tuple[int, int, WindowFirings]]) -> Iterator[pa.RecordBatch]:
+    rows: list[tuple[int, int, WindowFirings]] = []
+    n_bytes = 0
+    for split, token_hash, firings in windows:
+        rows.append((split, token_hash, firings))
+        n_bytes += sum(getattr(firings, name).nbytes for name in FIRING_ARRAYS)
+        if n_bytes >= _BYTES_AT_ONCE:
+            yield _batch_of(rows)
+            rows, n_bytes = [], 0
+    yield _batch_of(rows)
+
+
+def _batch_of(rows: list[tuple[int, int, WindowFirings]]) -> pa.RecordBatch:
     firings = [each for _, _, each in rows]
-    return pa.table(
-        {
-            "split": np.array([split for split, _, _ in rows], np.uint8),
-            "token_hash": np.array([token_hash for _, token_hash, _ in rows], np.uint64),
-            "occurrence": np.array([each.occurrence for each in firings], np.int64),
-            **{
-                name: _as_bytes([getattr(each, name) for each in firings]) for name in FIRING_ARRAYS
-            },
-        }
-    )
+    columns = [
+        pa.array([split for split, _, _ in rows], pa.uint8()),
+        pa.array([token_hash for _, token_hash, _ in rows], pa.uint64()),
+        pa.array([each.occurrence for each in firings], pa.int64()),
+        *(_as_bytes([getattr(each, name) for each in firings]) for name in FIRING_ARRAYS),
+    ]
+    return pa.record_batch(columns, schema=_ROWS)
 
 
 def fold_background(table: pa.Table) -> pa.Table:
@@ -111,11 +125,11 @@ def fold_background(table: pa.Table) -> pa.Table:
         ((split, token_hash), WindowFirings(occurrence, *firings))
         for split, token_hash, occurrence, *firings in zip(*numbers, *arrays, strict=True)
     ]
-    return background_table(
+    return background_rows(
         (*window, each)
         for window, copies in groupby(rows, key=itemgetter(0))
         for each in fold_copies(firings for _, firings in copies)
-    )
+    ).read_all()
 
 
 def join_arrays(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, Int64[np.ndarray, " W"]]:

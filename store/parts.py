@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,21 @@ class Part:
 
 
 def write_part(
-    parts: Path, part_id: str, stage: str, tables: dict[str, pa.Table], manifest: dict[str, Any]
+    parts: Path,
+    part_id: str,
+    stage: str,
+    tables: Mapping[str, pa.Table | pa.RecordBatchReader],
+    manifest: dict[str, Any],
 ) -> Part:
-    """Writes a part, or finds that it is already there; either way it is whole afterwards."""
+    """Writes a part, or finds that it is already there; either way it is whole afterwards.
+
+    Args:
+        parts: the folder of all.
+        part_id: its name.
+        stage: `collect`, `explain` or `score`.
+        tables: by name; of a reader each batch becomes a row group as it is read.
+        manifest: what it says of itself.
+    """
     target = parts / part_id
     if not (target / _MANIFEST).exists():
         unfinished = begin_part(parts)
@@ -66,15 +78,15 @@ def write_part(
     return read_part(target)
 
 
-def _write_table(table: pa.Table, file: Path) -> None:
-    pq.write_table(
-        table,
-        file,
-        compression="lz4",
-        row_group_size=_rows_at_once(table),
-        use_dictionary=["doc_id"],
-        write_statistics=False,
-    )
+def _write_table(table: pa.Table | pa.RecordBatchReader, file: Path) -> None:
+    with pq.ParquetWriter(
+        file, table.schema, compression="lz4", use_dictionary=["doc_id"], write_statistics=False
+    ) as writer:
+        if isinstance(table, pa.Table):
+            writer.write_table(table, _rows_at_once(table))
+        else:
+            for batch in table:
+                writer.write_batch(batch)
 
 
 def _rows_at_once(table: pa.Table) -> int:

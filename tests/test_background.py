@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scopenote.store.background import (
     WindowFirings,
-    background_table,
+    background_rows,
     fold_background,
     fold_copies,
 )
@@ -77,18 +77,18 @@ def test_folding_rows_of_parts_folds_each_window_by_itself(
 ) -> None:
     rows = [(number % 3, number, each) for number, group in enumerate(groups) for each in group]
     rows.sort(key=lambda row: row[:2])
-    expected = background_table(
+    expected = background_rows(
         (number % 3, number, each)
         for number in sorted(range(len(groups)), key=lambda n: (n % 3, n))
         for each in fold_copies(groups[number])
-    )
-    assert fold_background(background_table(rows)).equals(expected)
+    ).read_all()
+    assert fold_background(background_rows(rows).read_all()).equals(expected)
 
 
 @settings(deadline=None, max_examples=50)
 @given(kept=windows())
 def test_rows_by_feature_hold_what_rows_by_window_held(kept: list[WindowFirings]) -> None:
-    table = background_table((0, number, each) for number, each in enumerate(kept))
+    table = background_rows((0, number, each) for number, each in enumerate(kept)).read_all()
     names = pa.array([1000 + number for number in range(len(kept))], pa.uint64())
     found = by_feature(table.append_column("window_id", names)).to_pylist()
     expected = sorted(

@@ -179,7 +179,7 @@ def run_collect(job: CollectJob, text: CorpusSource, max_tokens: int) -> tuple[f
 
 def write_collected(job: CollectJob, chunks: Iterator[TokenizedChunk], run: Path) -> int:
     # The random SAE reconstructs nothing.
-    *_, part = job.collect(chunks, allow_mismatch=True)
+    *_, part = job.collect(chunks, allow_mismatch=True, folder=run)
     assert isinstance(part, CollectedPart)
     rows = part.tables["chunks"].to_pylist()
     write_part(run / "parts", job.part_id(rows), "collect", part.tables, job.manifest(rows))
