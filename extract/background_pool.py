@@ -20,6 +20,8 @@ from .firing_passes import BatchWindows, gather_by_window
 from .firings_file import FiringsFile, StoredFirings
 from .kept_windows import is_first, rank_within
 
+# Windows that have left the pool and are not forgotten yet, beside a tenth.
+_SPARE_WINDOWS = 64
 _ALL_HASHES = np.uint64(np.iinfo(np.uint64).max)
 
 
@@ -113,7 +115,7 @@ class PoolFirings:
             if key in self._windows:
                 copies = fold_copies([*map(self._file.read, self._windows[key]), new])
             self._windows[key] = [self._file.add(each) for each in copies]
-        if len(self._windows) > 64 + 1.1 * len(self._pool):
+        if len(self._windows) > _SPARE_WINDOWS + 1.1 * len(self._pool):
             self._forget_ousted()
 
     def _forget_ousted(self) -> None:

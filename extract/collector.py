@@ -99,7 +99,7 @@ class Collector:
         self._sites: list[Site] = sorted({sae.site for sae in saes})
         self._pool = BackgroundPool(sizes.kept_background)
         self._sketches = [FeatureSketch(sae.width, sizes, self._pool, folder) for sae in saes]
-        self._texts = WindowTexts()
+        self._texts = WindowTexts(folder)
         self._watch = None if allow_mismatch else FidelityWatch(saes)
         self._totals = np.zeros((len(SPLITS), 3), np.int64)
         self._chunk_rows: list[dict[str, Any]] = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -13,30 +15,79 @@ from .firing_passes import FeatureCounts
 from .kept_windows import KeptWindows
 from .windows import TokenizedChunk, occurrence_start
 
+_WINDOWS = pa.schema(
+    {
+        "occurrence": pa.int64(),
+        "token_hash": pa.uint64(),
+        "window_id": pa.uint64(),
+        "doc_id": pa.string(),
+        "split": pa.uint8(),
+        "start": pa.int64(),
+        "token_ids": pa.list_(pa.int32()),
+        "prefix_token_ids": pa.list_(pa.int32()),
+    }
+)
+# How many windows that nothing keeps may lie about.
+_SPARE_WINDOWS = 20_000
+# Rows of windows written, and read, at once.
+_WINDOWS_AT_ONCE = 1 << 14
 
-@dataclass(slots=True)
+
 class WindowTexts:
-    """The text of windows that some sketch may still keep."""
+    """The text of windows that some sketch may still keep, on disk.
 
-    blocks: list[pa.Table] = field(default_factory=list)
-    n_live: int = 0
+    Args:
+        folder: on whose disk; by default the system's folder for temporary files.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._n_windows = self._n_live = 0
+        self._open()
 
     def add(self, chunk: TokenizedChunk) -> None:
         """Takes in the windows of a chunk."""
-        if len(chunk.occurrence):
-            self.blocks.append(_describe_windows(chunk))
+        self._write(_describe_windows(chunk))
 
     def prune(self, occurrences: Callable[[], np.ndarray]) -> None:
         """Forgets windows that nothing keeps, when there are more by some than at the last look."""
-        if sum(block.num_rows for block in self.blocks) > 1.25 * self.n_live + 20_000:
-            self.keep(occurrences())
+        if self._n_windows > 1.25 * self._n_live + _SPARE_WINDOWS:
+            before = self._finished()
+            self._n_windows = 0
+            self._open()
+            for batch in _read(before, occurrences()):
+                self._write(batch)
+            self._n_live = self._n_windows
 
-    def keep(self, occurrences: np.ndarray) -> pa.Table:
-        """The windows that stand at these places; the others are forgotten."""
-        table = pa.concat_tables(self.blocks).combine_chunks()
-        table = table.filter(pa.array(np.isin(table["occurrence"].to_numpy(), occurrences)))
-        self.blocks, self.n_live = [table], table.num_rows
-        return table
+    def keep(self, occurrences: np.ndarray) -> pa.RecordBatchReader:
+        """The windows that stand at these places, as they are read; the others are forgotten."""
+        return pa.RecordBatchReader.from_batches(_WINDOWS, _read(self._finished(), occurrences))
+
+    def _open(self) -> None:
+        # Open for as long as this object lives.
+        self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115
+        self._writer = pa.ipc.new_stream(self._file, _WINDOWS)
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write_batch(batch)
+        self._n_windows += batch.num_rows
+
+    def _finished(self) -> IO[bytes]:
+        self._writer.close()
+        self._file.seek(0)
+        return self._file
+
+
+def _read(file: IO[bytes], occurrences: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """Batches of some thousand windows, those that stand at these places."""
+    held: list[pa.RecordBatch] = []
+    for batch in pa.ipc.open_stream(file):
+        held.append(batch.filter(pa.array(np.isin(batch["occurrence"], occurrences))))
+        if sum(each.num_rows for each in held) > _WINDOWS_AT_ONCE:
+            yield pa.concat_batches(held)
+            held = []
+    yield from [pa.concat_batches(held)] if held else []
+    file.close()
 
 
 def _lists(values: np.ndarray, length: np.ndarray) -> pa.ListArray:
@@ -44,13 +95,13 @@ def _lists(values: np.ndarray, length: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, values)
 
 
-def _describe_windows(chunk: TokenizedChunk) -> pa.Table:
+def _describe_windows(chunk: TokenizedChunk) -> pa.RecordBatch:
     ends = chunk.window_start + chunk.window_length
     prefix_start = chunk.window_start - chunk.prefix_length
     doc_ids = pa.DictionaryArray.from_arrays(
         chunk.window_document.astype(np.int32), pa.array(chunk.doc_ids)
     )
-    return pa.table(
+    return pa.record_batch(
         {
             "occurrence": chunk.occurrence,
             "token_hash": chunk.token_hash,
@@ -60,7 +111,8 @@ def _describe_windows(chunk: TokenizedChunk) -> pa.Table:
             "start": occurrence_start(chunk.occurrence),
             "token_ids": _slices(chunk.tokens, chunk.window_start, ends),
             "prefix_token_ids": _slices(chunk.tokens, prefix_start, chunk.window_start),
-        }
+        },
+        _WINDOWS,
     )
 
 

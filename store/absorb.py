@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +53,26 @@ def absorb_collected(
         return Absorbed(0, 0, 0)
     _refuse_conflicts(connection, new)
     merged_before = [read_part(parts / before)] if before else []
-    merged = merge_parts(connection, parts, [*merged_before, *new])
+    pieces = [*merged_before, *new]
+    try:
+        with _little_memory(connection, new[0]):
+            _absorb_new(connection, parts, pieces, new, token_pieces)
+    except duckdb.OutOfMemoryException:
+        # Nothing is half done: what is prepared is prepared again, the rest is a transaction.
+        _absorb_new(connection, parts, pieces, new, token_pieces)
+    _remove_spent(connection, parts)
+    chunks = [chunk for part in new for chunk in part.manifest["chunks"]]
+    return Absorbed(len(new), len(chunks), sum(chunk["n_tokens"] for chunk in chunks))
+
+
+def _absorb_new(
+    connection: duckdb.DuckDBPyConnection,
+    parts: Path,
+    pieces: Sequence[Part],
+    new: Sequence[Part],
+    token_pieces: Callable[[], pa.Table],
+) -> None:
+    merged = merge_parts(connection, parts, pieces)
     prepare_tables(connection, merged)
     with transaction(connection):
         build_tables(connection, merged)
@@ -66,9 +87,18 @@ def absorb_collected(
         set_meta(connection, "merged_part", merged.part_id)
         set_meta(connection, "collect_identity", _identity(merged))
         set_meta(connection, "histogram_edges", json.dumps(merged.manifest["histogram_edges"]))
-    _remove_spent(connection, parts)
-    chunks = [chunk for part in new for chunk in part.manifest["chunks"]]
-    return Absorbed(len(new), len(chunks), sum(chunk["n_tokens"] for chunk in chunks))
+
+
+@contextmanager
+def _little_memory(connection: duckdb.DuckDBPyConnection, part: Part) -> Iterator[None]:
+    """Keeps DuckDB from holding what it has written, for as long as there is memory at all."""
+    n_features = sum(sae["width"] for sae in part.manifest["saes"])
+    limit = 128 * (os.cpu_count() or 1) + n_features // 100
+    connection.execute(f"SET memory_limit = '{limit}MiB'")
+    try:
+        yield
+    finally:
+        connection.execute("RESET memory_limit")
 
 
 def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: str) -> int:

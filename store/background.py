@@ -36,7 +36,7 @@ _ROWS = pa.schema(
     }
 )
 # Firings written, and read, at once.
-_BYTES_AT_ONCE = 32 << 20
+_BYTES_AT_ONCE = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)

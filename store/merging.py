@@ -142,7 +142,7 @@ def _merge_background(
         SELECT * FROM ({rows.format(which="NOT is_copy")}) UNION ALL SELECT * FROM folded
         ORDER BY split, token_hash, occurrence
         """,
-        "ROW_GROUP_SIZE 2048",  # a row is of some tens of kilobytes
+        "ROW_GROUP_SIZE 512",  # a row is of some tens of kilobytes
     )
     connection.unregister("folded")
 

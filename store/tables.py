@@ -17,7 +17,7 @@ from .parts import Part
 from .splits import SPLITS
 
 # Windows of the background whose firings are held at once.
-_WINDOWS_AT_ONCE = 1280
+_WINDOWS_AT_ONCE = 512
 
 
 def _split_name(column: str) -> str:
@@ -173,7 +173,8 @@ def _prepare_background(
 ) -> None:
     from .feature_order import by_feature
 
-    file = pq.ParquetFile(merged.file(f"background-{number}"))
+    # Without `pre_buffer`, which holds what was read until the file is closed.
+    file = pq.ParquetFile(merged.file(f"background-{number}"), pre_buffer=False)
     # Some windows after others, so that memory does not depend on the size of the pool; the
     # table becomes as many runs, each by feature.
     for rows in file.iter_batches(_WINDOWS_AT_ONCE):

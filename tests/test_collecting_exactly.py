@@ -13,12 +13,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scopenote.extract import fidelity, sketches, windows
+from scopenote.extract import background_pool, fidelity, part_tables, sketches, windows
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import Document
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.windows import Chunk, WindowShape, cut_chunks, tokenize_chunk
+from scopenote.store import background
 from scopenote.store.absorb import absorb_collected
 from scopenote.store.database import open_work
 from scopenote.store.errors import PartConflict
@@ -44,8 +45,12 @@ SHAPE = WindowShape(window_tokens=3, prefix_tokens=2, sequence_tokens=8, seed=7)
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Chunks of two documents and constant ranking, so that little text goes through it all."""
+    """Chunks of two documents, constant ranking and pruning: little text goes through it all."""
     monkeypatch.setattr(windows, "CHUNK_DOCUMENTS", 2)
+    monkeypatch.setattr(part_tables, "_SPARE_WINDOWS", 0)
+    monkeypatch.setattr(part_tables, "_WINDOWS_AT_ONCE", 3)
+    monkeypatch.setattr(background_pool, "_SPARE_WINDOWS", 0)
+    monkeypatch.setattr(background, "_BYTES_AT_ONCE", 50)
     monkeypatch.setattr(sketches, "_LEAST_PENDING", 4)
     yield
 
