@@ -18,7 +18,6 @@ from ..store.splits import SPLITS
 from .activations import Firings
 from .firing_passes import BatchWindows, gather_by_window
 from .firings_file import FiringsFile, StoredFirings
-from .kept_windows import is_first, rank_within
 
 # Windows that have left the pool and are not forgotten yet, beside a tenth.
 _SPARE_WINDOWS = 64
@@ -66,10 +65,10 @@ class BackgroundPool:
     ) -> None:
         order = np.lexsort((occurrence, token_hash, split))
         split, token_hash = split[order], token_hash[order]
-        first = np.flatnonzero(is_first(split, token_hash))
+        first = np.flatnonzero(_is_first(split, token_hash))
         copies = np.add.reduceat(copies[order], first)
         split, token_hash, occurrence = split[first], token_hash[first], occurrence[order][first]
-        rank = rank_within(split)
+        rank = _rank_within(split)
         last = rank == self._kept[split] - 1
         self.threshold[split[last]] = token_hash[last]
         kept = rank < self._kept[split]
@@ -139,3 +138,22 @@ class PoolFirings:
         """Where the windows stand whose firings are held."""
         held = [each.occurrence for copies in self._windows.values() for each in copies]
         return np.array(held, np.int64)
+
+
+def _is_first(*keys: np.ndarray) -> Bool[np.ndarray, " K"]:
+    """True where a row differs from the one before it in any key."""
+    first = np.ones(len(keys[0]), np.bool_)
+    if len(first) > 1:
+        first[1:] = keys[0][1:] != keys[0][:-1]
+        for key in keys[1:]:
+            first[1:] |= key[1:] != key[:-1]
+    return first
+
+
+def _rank_within(group: np.ndarray) -> Int64[np.ndarray, " K"]:
+    """Each row's place among the rows of its group, from 0; groups lie together."""
+    starts = np.flatnonzero(_is_first(group))
+    rank: Int64[np.ndarray, " K"] = np.arange(len(group)) - np.repeat(
+        starts, np.diff(starts, append=len(group))
+    )
+    return rank

@@ -7,55 +7,26 @@ so the result depends on what was gathered and not on when.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
 
 from .firing_passes import EntryLevels, compiled
-
-
-class Staying(NamedTuple):
-    """The rows that stay, by slot and hash.
-
-    Attributes:
-        row: which of those gathered.
-        copies: the occurrences that the row stands for in the sample; 0 outside of it.
-    """
-
-    row: Int64[np.ndarray, " K"]
-    copies: Int32[np.ndarray, " K"]
-    in_top: Bool[np.ndarray, " K"]
-    in_sample: Bool[np.ndarray, " K"]
+from .kept_windows import KeptWindows, Staying
 
 
 @compiled
 def choose_staying(
-    slot: np.ndarray,
-    token_hash: np.ndarray,
-    occurrence: np.ndarray,
-    peak: np.ndarray,
-    copies: np.ndarray,
-    in_top: np.ndarray,
-    in_sample: np.ndarray,
-    kept_top: np.ndarray,
-    kept_sample: np.ndarray,
-    levels: EntryLevels,
+    rows: KeptWindows, kept_top: np.ndarray, kept_sample: np.ndarray, levels: EntryLevels
 ) -> Staying:
     """Ranks the rows of each slot, and raises the levels that later ones have to pass.
 
     Args:
-        slot: of each row gathered, as are the next ones.
-        token_hash: of the window's token ids.
-        occurrence: where the window stands.
-        peak: its highest activation.
-        copies: the occurrences it stands for already.
-        in_top: whether it is a candidate for the top.
-        in_sample: whether it is one for the sample.
+        rows: gathered, those kept before among them.
         kept_top: how many the top keeps, by slot.
         kept_sample: how many the sample keeps, by slot.
         levels: of each slot; changed in place.
     """
+    slot, token_hash, occurrence = rows.slot, rows.token_hash, rows.occurrence
+    peak, copies, in_top, in_sample = rows.peak, rows.copies, rows.in_top, rows.in_sample
     n_slots = len(kept_top)
     begins = np.zeros(n_slots + 1, np.int64)
     for row in range(len(slot)):
@@ -71,17 +42,17 @@ def choose_staying(
     stays = np.empty(len(slot), np.int64)
     n_stays = 0
     for s in range(n_slots):
-        rows = by_slot[begins[s] : begins[s + 1]]
-        if not len(rows):
+        of_slot = by_slot[begins[s] : begins[s + 1]]
+        if not len(of_slot):
             continue
-        rows = rows[np.argsort(token_hash[rows])]
-        best, n_best, n_sampled = np.empty(len(rows), np.int64), 0, 0
+        of_slot = of_slot[np.argsort(token_hash[of_slot])]
+        best, n_best, n_sampled = np.empty(len(of_slot), np.int64), 0, 0
         first = 0
-        while first < len(rows):
+        while first < len(of_slot):
             # The copies of one window: the earliest for the sample, the best for the top.
             earliest, highest, n_copies, after = -1, -1, 0, first
-            while after < len(rows) and token_hash[rows[after]] == token_hash[rows[first]]:
-                row = rows[after]
+            while after < len(of_slot) and token_hash[of_slot[after]] == token_hash[of_slot[first]]:
+                row = of_slot[after]
                 if in_sample[row]:
                     n_copies += copies[row]
                     if earliest < 0 or occurrence[row] < occurrence[earliest]:
@@ -108,7 +79,7 @@ def choose_staying(
         topped[best] = True
         if len(best) and len(best) == kept_top[s]:
             levels.least_peak[s] = peak[best[-1]]
-        for row in rows:
+        for row in of_slot:
             if sampled[row] or topped[row]:
                 stays[n_stays] = row
                 n_stays += 1

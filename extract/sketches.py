@@ -26,15 +26,12 @@ from ..store.splits import SPLITS
 from .activations import Firings
 from .background_pool import BackgroundPool, PoolFirings
 from .firing_passes import (
-    ENTERS_SAMPLE,
-    ENTERS_TOP,
     BatchWindows,
-    Entering,
     EntryLevels,
     FeatureCounts,
     count_and_select,
 )
-from .kept_windows import KeptWindows, gather_rows, spans
+from .kept_windows import KeptRows, KeptWindows
 from .ranking import choose_staying
 
 # Rows gathered before they are ranked against those kept.
@@ -98,9 +95,8 @@ class FeatureSketch:
             least_peak=np.where(self._kept_top > 0, 0, np.inf).astype(np.float32),
             largest_hash=np.full(n_slots, np.iinfo(np.uint64).max, np.uint64),
         )
-        self._kept = gather_rows([])
-        self._pending: list[KeptWindows] = []
-        self._n_pending = 0
+        self._rows = KeptRows()
+        self._n_ranked = 0
         self._lock = Lock()
 
     def add(self, firings: Firings, batch: BatchWindows) -> None:
@@ -116,59 +112,25 @@ class FeatureSketch:
                 self.counts,
             )
             self.background.add(firings, batch)
-            if len(entering.slot):
-                self._pending.append(_gather(firings, batch, entering))
-                self._n_pending += len(entering.slot)
-            if self._n_pending > max(_LEAST_PENDING, len(self._kept)):
+            self._rows.append(firings, batch, entering)
+            if len(self._rows) - self._n_ranked > max(_LEAST_PENDING, self._n_ranked // 2):
                 self._rank()
 
     def finish(self) -> KeptWindows:
         """The contexts that are kept, by slot and hash."""
         self._rank()
-        return self._kept
+        return self._rows.windows
 
     @property
     def occurrences(self) -> list[Int64[np.ndarray, " K"]]:
         """Occurrences of windows that are kept or may be."""
         with self._lock:
-            rows = [rows.occurrence for rows in (self._kept, *self._pending)]
-            return [*rows, self.background.occurrences]
+            return [np.unique(self._rows.windows.occurrence), self.background.occurrences]
 
     def _rank(self) -> None:
-        rows = gather_rows([self._kept, *self._pending])
-        self._pending, self._n_pending = [], 0
-        stays = choose_staying(
-            rows.slot,
-            rows.token_hash,
-            rows.occurrence,
-            rows.peak,
-            rows.copies,
-            rows.in_top,
-            rows.in_sample,
-            self._kept_top,
-            self._kept_sample,
-            self._levels,
-        )
-        self._kept = rows.take(
-            stays.row, copies=stays.copies, in_top=stays.in_top, in_sample=stays.in_sample
-        )
-
-
-def _gather(firings: Firings, batch: BatchWindows, entering: Entering) -> KeptWindows:
-    """The rows that enter, with their activations."""
-    places = spans(entering.first, entering.length.astype(np.int64))
-    return KeptWindows(
-        slot=entering.slot,
-        token_hash=batch.token_hash[entering.window],
-        occurrence=batch.occurrence[entering.window],
-        peak=entering.peak,
-        copies=np.ones(len(entering.slot), np.int32),
-        in_top=(entering.enters & ENTERS_TOP) > 0,
-        in_sample=(entering.enters & ENTERS_SAMPLE) > 0,
-        length=entering.length,
-        position=batch.position[firings.token[places]],
-        value=firings.value[places],
-    )
+        stays = choose_staying(self._rows.windows, self._kept_top, self._kept_sample, self._levels)
+        self._rows.choose(stays)
+        self._n_ranked = len(self._rows)
 
 
 def _with_reserve(sizes: Sequence[int]) -> Int64[np.ndarray, " 3"]:

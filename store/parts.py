@@ -90,9 +90,9 @@ def _write_table(table: pa.Table | pa.RecordBatchReader, file: Path) -> None:
 
 
 def _rows_at_once(table: pa.Table) -> int:
-    """Rows of some 64 MB, so that readers need not hold more at once."""
+    """Rows of some 16 MB, so that readers need not hold more at once."""
     bytes_a_row = table.nbytes / max(1, table.num_rows)
-    return int(min(max(1024, (64 << 20) / max(1, bytes_a_row)), 1 << 18))
+    return int(min(max(1024, (16 << 20) / max(1, bytes_a_row)), 1 << 18))
 
 
 def begin_part(parts: Path) -> Path:
