@@ -49,6 +49,11 @@ class FiringsFile:
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115
         self._end = 0
 
+    @property
+    def n_bytes(self) -> int:
+        """Its size, with what is no longer wanted."""
+        return self._end
+
     def add(self, window: WindowFirings) -> StoredFirings:
         """Writes one window's firings at the end."""
         content = b"".join(getattr(window, name).data for name in FIRING_ARRAYS)

@@ -19,6 +19,9 @@ from .merging import merge_parts
 from .parts import Part, list_parts, read_part
 from .tables import build_tables, drop_prepared, prepare_tables
 
+# What DuckDB may hold while it absorbs, beside 10 KiB for a feature.
+_MIB_PER_PROCESSOR = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Absorbed:
@@ -93,7 +96,7 @@ def _absorb_new(
 def _little_memory(connection: duckdb.DuckDBPyConnection, part: Part) -> Iterator[None]:
     """Keeps DuckDB from holding what it has written, for as long as there is memory at all."""
     n_features = sum(sae["width"] for sae in part.manifest["saes"])
-    limit = 128 * (os.cpu_count() or 1) + n_features // 100
+    limit = _MIB_PER_PROCESSOR * (os.cpu_count() or 1) + n_features // 100
     connection.execute(f"SET memory_limit = '{limit}MiB'")
     try:
         yield

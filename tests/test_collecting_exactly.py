@@ -19,12 +19,14 @@ from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import Document
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.windows import Chunk, WindowShape, cut_chunks, tokenize_chunk
+from scopenote.store import absorb as absorb_module
 from scopenote.store import background
 from scopenote.store.absorb import absorb_collected
 from scopenote.store.database import open_work
 from scopenote.store.errors import PartConflict
 from scopenote.store.parts import Part, write_part
 from scopenote.store.splits import document_id
+from scopenote.store.tables import prepare_tables
 
 from .brute_force import expected_tables, make_job
 
@@ -121,8 +123,12 @@ def collections(draw: st.DrawFn) -> tuple[CollectJob, list[Chunk]]:
 
 
 def check_one_part(job: CollectJob, chunks: list[Chunk]) -> None:
-    expected = expected_tables(job, chunks)
-    found = collect_in(job, [[chunks]])
+    assert_same(collect_in(job, [[chunks]]), expected_tables(job, chunks))
+
+
+def assert_same(
+    found: dict[str, list[tuple[Any, ...]]], expected: dict[str, list[tuple[Any, ...]]]
+) -> None:
     for table in COLUMNS:
         assert in_order(found[table]) == in_order(expected[table]), table
 
@@ -270,6 +276,27 @@ def test_an_absorption_that_dies_before_its_commit_changes_nothing(
         absorb(work, tmp_path / "parts")
         for table, rows in expected_tables(job, chunks).items():
             assert in_order(read_tables(work)[table]) == in_order(rows)
+
+
+def test_where_little_memory_is_too_little_absorbing_takes_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, chunks = make_job(3, (4,), SHAPE, SIZES), as_chunks(["abcabc", "bca", "ccab", "aab"])
+    asked: list[None] = []
+
+    def prepared(*arguments: Any) -> None:
+        asked.append(None)
+        prepare_tables(*arguments)
+
+    monkeypatch.setattr(absorb_module, "prepare_tables", prepared)
+    monkeypatch.setattr(absorb_module, "_MIB_PER_PROCESSOR", 1)
+    collect(job, chunks, tmp_path / "parts")
+    with open_work(tmp_path) as work:
+        before = work.execute("SELECT current_setting('memory_limit')").fetchall()
+        absorb(work, tmp_path / "parts")
+        assert len(asked) == 2  # the first time DuckDB gave up
+        assert_same(read_tables(work), expected_tables(job, chunks))
+        assert work.execute("SELECT current_setting('memory_limit')").fetchall() == before
 
 
 def test_the_reconstruction_error_is_that_of_the_dense_reconstruction(
