@@ -15,6 +15,7 @@ from .collector import CollectedPart, Collector
 from .firing_passes import HISTOGRAM_EDGES
 from .models import SubjectModel
 from .saes import Sae
+from .shards import WHOLE, Shard
 from .sketches import SketchSizes
 from .windows import Chunk, TokenizedChunk, WindowShape, tokenize_chunk
 from .workers import threads_per_batch
@@ -123,6 +124,7 @@ class CollectJob:
         chunks: Iterable[Chunk],
         collected: Mapping[int, CollectedChunk],
         max_tokens: int | None,
+        shard: Shard = WHOLE,
     ) -> Iterator[TokenizedChunk]:
         """The chunks still to collect, tokenized ahead of their use.
 
@@ -131,19 +133,24 @@ class CollectJob:
             collected: the chunks that are in the store, by number; passed over.
             max_tokens: no chunk is given once those before it, collected ones counted, have
                 as many tokens.
+            shard: only its chunks are given. The others are tokenized all the same where
+                their tokens count, so that all shards end at the same chunk.
 
         Raises:
             CorpusError: a collected chunk is no longer what it was.
         """
         total = 0
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
+            if max_tokens is None:
+                chunks = (chunk for chunk in chunks if shard.owns(chunk.index))
             for waiting in self._ahead(executor, chunks, collected):
                 if isinstance(waiting, CollectedChunk):
                     total += waiting.n_tokens
                 else:
                     tokenized = waiting.result()
                     total += tokenized.n_tokens
-                    yield tokenized
+                    if shard.owns(tokenized.index):
+                        yield tokenized
                 if max_tokens is not None and total >= max_tokens:
                     return
 
