@@ -172,8 +172,13 @@ def collect_part(
     for result in job.collect(chunks, allow_mismatch, folder.parts):
         if isinstance(result, CollectedPart):
             rows: list[dict[str, Any]] = result.tables["chunks"].to_pylist()
-            manifest = job.manifest(rows)
+            manifest = {**job.manifest(rows), "halved_from_tokens": result.too_large}
             name = job.part_id(rows)
+            if result.too_large:
+                stage.progress.say(
+                    f"collect: the device had no room for batches of {result.too_large:,} tokens, "
+                    "which were computed in halves; set a smaller [model] max_batch_tokens"
+                )
             write_part(folder.parts, name, "collect", result.tables, manifest)
             return name
         stage.advance(result)
