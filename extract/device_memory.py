@@ -23,11 +23,7 @@ def out_of_memory(model: SubjectModel, saes: Iterable[Sae], n_tokens: int) -> Mo
         n_tokens: of the sequence, BOS included.
     """
     weights = sum(weight.nbytes for weight in model.network.parameters())
-    of_saes = sum(
-        tensor.nbytes
-        for sae in saes
-        for tensor in (sae.encoder, sae.encoder_bias, sae.threshold, sae.decoder, sae.decoder_bias)
-    )
+    of_saes = sum(sae.n_bytes for sae in saes)
     one = sequence_bytes(model, n_tokens)
     total = "unknown"
     if model.device.type == "cuda":

@@ -57,6 +57,12 @@ class Sae:
         """How many features it has."""
         return int(self.encoder.shape[0])
 
+    @property
+    def n_bytes(self) -> int:
+        """Of all its weights."""
+        weights = (self.encoder, self.encoder_bias, self.threshold, self.decoder, self.decoder_bias)
+        return sum(weight.nbytes for weight in weights)
+
     def encode(self, x: Float[torch.Tensor, "T D"]) -> Float[torch.Tensor, "T F"]:
         """Feature activations, dense: the plain form that the fast path is tested against."""
         pre = torch.addmm(self.encoder_bias, x.to(self.encoder.dtype), self.encoder.T)

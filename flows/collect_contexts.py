@@ -110,6 +110,7 @@ def collect_shard(
             cut_chunks(read_documents(source, counts)), known, config.corpus.max_tokens, shard
         )
         with progress.stage("collect", total=None, unit="tokens") as stage:
+            _say_passes(job, stage)
             for group in _groups(chunks, config.collect.chunks_per_part):
                 collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
         check_bad_share(source, counts)
@@ -155,9 +156,19 @@ def _collect_rest(
     chunks = job.pending_chunks(cut_chunks(documents), _known(before), max_tokens)
     left = max(max_tokens - before.n_tokens, 0) if max_tokens else None
     with progress.stage("collect", total=left, unit="tokens") as stage:
+        _say_passes(job, stage)
         for group in _groups(chunks, config.collect.chunks_per_part):
             collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
         _absorb(folder, pieces)
+
+
+def _say_passes(job: CollectJob, stage: Stage) -> None:
+    if len(job.passes) > 1:
+        sizes = ", ".join(str(len(group)) for group in job.passes)
+        stage.progress.say(
+            f"collect: {len(job.saes)} SAEs do not fit into memory together: {len(job.passes)} "
+            f"passes over each part's text, of {sizes}; [collect] memory_gib allows more"
+        )
 
 
 @task(name="collect-part", cache_policy=NO_CACHE, persist_result=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,16 @@ def test_where_little_memory_is_too_little_absorbing_takes_more(
         assert len(asked) == 2  # the first time DuckDB gave up
         assert_same(read_tables(work), expected_tables(job, chunks))
         assert work.execute("SELECT current_setting('memory_limit')").fetchall() == before
+
+
+@with_examples(25)
+@given(seed=st.integers(0, 10_000), text=texts, shuffled=st.permutations(range(3)))
+def test_saes_collected_in_several_passes_give_the_tables_of_one(
+    seed: int, text: list[str], shuffled: list[int]
+) -> None:
+    job, chunks = make_job(seed, (4, 2, 3), SHAPE, SIZES), as_chunks(text)
+    passes = (tuple(sorted(shuffled[:2])), tuple(shuffled[2:]))
+    assert_same(collect_in(replace(job, passes=passes), [[chunks]]), expected_tables(job, chunks))
 
 
 @with_examples(25)
