@@ -96,7 +96,7 @@ class Collector:
     ) -> None:
         self._model, self._saes, self._shape = model, saes, shape
         self._max_batch_tokens = max_batch_tokens
-        self._sites: list[Site] = sorted({sae.site for sae in saes})
+        self._sites: list[Site] = sorted({site for sae in saes for site in (sae.site, sae.target)})
         self._pool = BackgroundPool(sizes.kept_background)
         self._sketches = [FeatureSketch(sae.width, sizes, self._pool, folder) for sae in saes]
         self._texts = WindowTexts(folder)
@@ -197,9 +197,8 @@ class Collector:
         n_active, fidelity = [], []
         with torch.inference_mode():
             for sae, sketch in zip(self._saes, self._sketches, strict=True):
-                x = vectors[sae.site]
-                firings = find_firings(sae, x)
-                fidelity.append(FidelitySums.measure(sae, x, firings))
+                firings = find_firings(sae, vectors[sae.site])
+                fidelity.append(FidelitySums.measure(sae, vectors[sae.target], firings))
                 if batch.is_special is not None:
                     firings = firings.where(~batch.is_special[firings.token])
                 sketch.add(firings, windows)

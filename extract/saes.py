@@ -53,6 +53,11 @@ class Sae:
         return self.source.site
 
     @property
+    def target(self) -> Site:
+        """The tensor it reconstructs: the one it reads, unless it is a transcoder."""
+        return self.source.site.target
+
+    @property
     def width(self) -> int:
         """How many features it has."""
         return int(self.encoder.shape[0])

@@ -80,6 +80,16 @@ def test_an_l0_off_by_two_or_an_fvu_above_one_is_a_mismatch(
     assert "--allow-mismatch" in (raised.value.mend or "")
 
 
+def test_a_transcoder_s_mismatch_names_what_it_reads_and_what_it_reconstructs() -> None:
+    sae = whole_number_sae()
+    transcoder = replace(sae, source=replace(sae.source, site=Site(3, "transcoder")))
+    with pytest.raises(FidelityMismatch) as raised:
+        check_fidelity(transcoder, 70, 1.5)
+    where = raised.value.where or ""
+    assert "input of model.layers[3].pre_feedforward_layernorm" in where
+    assert where.endswith("reconstructs the output of model.layers[3].post_feedforward_layernorm")
+
+
 def collect_toy(trained_on: SiteKind, kind: SiteKind, allow_mismatch: bool = False) -> int:
     """Collects some text with an SAE of the toy that reads this site; gives the tokens."""
     saes = Path(str(files("scopenote.extract.toy").joinpath("saes")))
