@@ -197,8 +197,9 @@ class Collector:
         n_active, fidelity = [], []
         with torch.inference_mode():
             for sae, sketch in zip(self._saes, self._sketches, strict=True):
-                firings = find_firings(sae, vectors[sae.site])
-                fidelity.append(FidelitySums.measure(sae, vectors[sae.target], firings))
+                x, target = vectors[sae.site], vectors[sae.target]
+                firings = find_firings(sae, x)
+                fidelity.append(FidelitySums.measure(sae, x, target, firings))
                 if batch.is_special is not None:
                     firings = firings.where(~batch.is_special[firings.token])
                 sketch.add(firings, windows)

@@ -34,18 +34,23 @@ class FidelitySums:
 
     @classmethod
     def measure(
-        cls, sae: Sae, target: Float[torch.Tensor, "T D"], firings: Firings
+        cls,
+        sae: Sae,
+        x: Float[torch.Tensor, "T D"],
+        target: Float[torch.Tensor, "T D"],
+        firings: Firings,
     ) -> FidelitySums:
         """Moments of every FIDELITY_STRIDE-th of these tokens.
 
         Args:
-            sae: on the device of `target`.
-            target: the vectors at the site that the SAE reconstructs.
+            sae: on the device of `x` and `target`.
+            x: the vectors at the site that it reads.
+            target: those at the site that it reconstructs.
             firings: what it fires with on these tokens.
         """
         fired = firings.every(FIDELITY_STRIDE)
         exact = target[::FIDELITY_STRIDE].double()
-        error = exact - reconstruct(sae, fired, len(exact)).double()
+        error = exact - reconstruct(sae, fired, x[::FIDELITY_STRIDE]).double()
         return cls(
             n_tokens=len(exact),
             sum_x=exact.sum(0).cpu().numpy(),

@@ -45,8 +45,12 @@ def test_the_sparse_reconstruction_is_the_dense_one() -> None:
     sae = make_job(0, (37,), SHAPE, SIZES).saes[0]
     x = torch.from_numpy(np.random.default_rng(1).integers(-3, 4, (50, 5)).astype(np.float32))
     x[7] = -1000  # a token on which nothing fires, or nearly
-    found = reconstruct(sae, find_firings(sae, x), len(x))
-    torch.testing.assert_close(found, sae.decode(sae.encode(x)))
+    for skip in (None, torch.eye(5) * 3 + torch.ones(5, 5).triu()):
+        sae = replace(sae, skip=skip)
+        found = reconstruct(sae, find_firings(sae, x), x)
+        torch.testing.assert_close(found, sae.reconstruct(x))
+        straight = 0 if skip is None else x @ skip
+        torch.testing.assert_close(found, sae.decode(sae.encode(x)) + straight)
 
 
 def test_bos_is_fed_and_never_recorded() -> None:

@@ -37,7 +37,7 @@ def whole_number_sae(stated_l0: float | None = None) -> Sae:
 def test_fidelity_is_measured_on_every_64th_token() -> None:
     sae = whole_number_sae()
     x = torch.from_numpy(np.random.default_rng(2).integers(-3, 4, (150, 5)).astype(np.float32))
-    found = FidelitySums.measure(sae, x, find_firings(sae, x))
+    found = FidelitySums.measure(sae, x, x, find_firings(sae, x))
     sample = x[[0, 64, 128]]
     error = sample - sae.decode(sae.encode(sample))
     assert found.n_tokens == 3

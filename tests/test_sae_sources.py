@@ -175,12 +175,18 @@ class FakeHub:
 
     asked: list[tuple[str, str]]
     failure: Exception | None
+    has: tuple[str, ...] = ("params.npz",)
 
     def download(self, repo_id: str, filename: str) -> str:
         self.asked.append((repo_id, filename))
         if self.failure:
             raise self.failure
-        return str(touch(self.folder / "cache" / "0a1b"))
+        if not filename.endswith(self.has):
+            raise errors.RemoteEntryNotFoundError("404", response=answer(404))
+        file = touch(self.folder / "cache" / filename)
+        if filename.endswith(".json"):
+            file.write_text('{"l0": 60}')
+        return str(file)
 
 
 @pytest.fixture
@@ -194,7 +200,7 @@ def test_a_path_on_the_hub_is_downloaded(hub: FakeHub, ending: str) -> None:
     assert hub.asked == [(GEMMA_SCOPE, "layer_20/width_16k/average_l0_71/params.npz")]
     assert located == SaeSource(
         sae_id="gemma-2-2b/20-gemmascope-res-16k",
-        path=hub.folder / "cache" / "0a1b",
+        path=hub.folder / "cache" / "layer_20/width_16k/average_l0_71/params.npz",
         site=Site(20, "res"),
         stated_l0=71.0,
         source=HUB_PATH + ending,
@@ -312,3 +318,28 @@ def test_the_embedding_needs_no_layer_and_has_none(tmp_path: Path) -> None:
     assert locate_below(tmp_path, "mine", kind="embedding").site == Site(0, "embedding")
     with pytest.raises(SaeError, match="before all layers"):
         locate_below(tmp_path, "mine", kind="embedding", layer=3)
+
+
+GEMMA_SCOPE_2 = "google/gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_medium"
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_gemma_scope_2_is_downloaded_with_its_config_if_it_has_one(
+    hub: FakeHub, has_config: bool
+) -> None:
+    hub.has = ("params.safetensors", "config.json")[: 1 + has_config]
+    located = locate_sae(GEMMA_SCOPE_2, "gemma-3-1b")
+    folder = "resid_post/layer_13_width_16k_l0_medium"
+    assert [file for _, file in hub.asked] == [
+        f"{folder}/config.json",
+        f"{folder}/params.safetensors",
+    ]
+    assert located.path == hub.folder / "cache" / folder / "params.safetensors"
+    assert located.stated_l0 == (60 if has_config else None)
+    assert located.sae_id == "gemma-3-1b/13-gemmascope-2-res-16k"
+
+
+@pytest.mark.parametrize("form", ["params.npz", "params.safetensors"])
+def test_a_folder_of_another_layout_may_hold_either_form(hub: FakeHub, form: str) -> None:
+    hub.has = (form,)
+    assert locate_sae("someone/saes/mine", "m", "res", 2).path.name == form

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import Sae, load_sae
 from scopenote.extract.sites import Site
@@ -22,16 +24,64 @@ HIDDEN, WIDTH = 16, 40
 CONFIG = tiny_config(hidden=HIDDEN, heads=2, head_dim=12)
 
 
+Save = Callable[[Path, dict[str, Any]], Path]
+
+
 def save(folder: Path, arrays: dict[str, Any]) -> Path:
-    """These arrays as the SAE of the residual stream of layer 1."""
+    """These arrays as the SAE of the residual stream of layer 1, in Gemma Scope's form."""
     file = folder / "res/layer_1/width_40/average_l0_5/params.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, **arrays)
     return file
 
 
+def save_2(folder: Path, arrays: dict[str, Any], family: str = "resid_post") -> Path:
+    """The same in the form of Gemma Scope 2."""
+    file = folder / family / "layer_1_width_40_l0_medium/params.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lower = {name.lower(): np.asarray(array, np.float32) for name, array in arrays.items()}
+    save_file(lower, file)
+    return file
+
+
+both_forms = pytest.mark.parametrize("save", [save, save_2], ids=["npz", "safetensors"])
+
+
 def load(file: Path) -> Sae:
     return load_sae(locate_sae(str(file), "tiny-gemma-2"), CONFIG)
+
+
+def test_both_forms_of_the_same_sae_compute_the_same(tmp_path: Path) -> None:
+    arrays = sae_arrays(WIDTH, HIDDEN)
+    one, two = load(save(tmp_path, arrays)), load(save_2(tmp_path, arrays))
+    for name in ("encoder", "encoder_bias", "threshold", "decoder", "decoder_bias"):
+        assert torch.equal(getattr(one, name), getattr(two, name))
+    assert two.skip is None
+    assert (two.site, two.source.stated_l0) == (Site(1, "res"), None)
+    assert two.sae_id == "tiny-gemma-2/1-gemmascope-2-res-40"
+
+
+def test_half_precision_in_safetensors_is_read_as_float32(tmp_path: Path) -> None:
+    arrays = sae_arrays(WIDTH, HIDDEN)
+    file = save_2(tmp_path, arrays)
+    halved = {name.lower(): torch.from_numpy(array).bfloat16() for name, array in arrays.items()}
+    save_tensors(halved, file)
+    sae = load(file)
+    assert torch.equal(sae.encoder, torch.from_numpy(arrays["W_enc"].T).bfloat16().float())
+
+
+def test_a_transcoder_may_pass_its_input_on(tmp_path: Path) -> None:
+    arrays = sae_arrays(WIDTH, HIDDEN)
+    arrays["affine_skip_connection"] = np.triu(np.ones((HIDDEN, HIDDEN), np.float32))
+    sae = load(save_2(tmp_path, arrays, "transcoder"))
+    assert (sae.site, sae.target) == (Site(1, "mlp_in"), Site(1, "mlp"))
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((9, HIDDEN)).astype(np.float32))
+    straight = x.numpy() @ arrays["affine_skip_connection"]
+    features = sae.decode(sae.encode(x)).numpy()
+    np.testing.assert_allclose(sae.reconstruct(x), features + straight, atol=1e-4)
+    moved = sae.to(torch.device("meta"))
+    assert moved.skip is not None
+    assert moved.skip.is_meta
 
 
 def refuse(file: Path) -> SaeError:
@@ -148,6 +198,18 @@ def save_words(file: Path) -> None:
     np.savez(file, **sae_arrays(WIDTH, HIDDEN) | {"b_dec": np.array(["word"])})
 
 
+@both_forms
+@pytest.mark.parametrize("spoil", [cut_short, empty, write_text])
+def test_a_damaged_file_of_either_form_is_refused(
+    tmp_path: Path, save: Save, spoil: Callable[[Path], None]
+) -> None:
+    file = save(tmp_path, sae_arrays(WIDTH, HIDDEN))
+    spoil(file)
+    refused = refuse(file)
+    assert refused.what.startswith("The SAE's file cannot be read")
+    assert refused.found
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -185,17 +247,21 @@ def test_pickled_content_is_never_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "attacked").exists()
 
 
-def test_missing_arrays_are_told_from_those_there(tmp_path: Path) -> None:
+@both_forms
+def test_missing_arrays_are_told_from_those_there(tmp_path: Path, save: Save) -> None:
     arrays = sae_arrays(WIDTH, HIDDEN)
     del arrays["threshold"]
     refused = refuse(save(tmp_path, arrays))
-    assert refused.found == "W_enc, W_dec, b_enc, b_dec"
+    found = sorted((refused.found or "").lower().split(", "))
+    assert found == ["b_dec", "b_enc", "w_dec", "w_enc"]
     assert "threshold" in (refused.expected or "")
 
 
+@both_forms
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
     [
+        ("affine_skip_connection", (HIDDEN, WIDTH), (HIDDEN, HIDDEN)),
         ("W_enc", (WIDTH, HIDDEN), (HIDDEN, WIDTH)),
         ("W_dec", (HIDDEN, WIDTH), (WIDTH, HIDDEN)),
         ("threshold", (WIDTH - 1,), (WIDTH,)),
@@ -204,7 +270,7 @@ def test_missing_arrays_are_told_from_those_there(tmp_path: Path) -> None:
     ],
 )
 def test_shapes_that_do_not_fit_each_other_are_named(
-    tmp_path: Path, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+    tmp_path: Path, save: Save, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
     refused = refuse(save(tmp_path, sae_arrays(WIDTH, HIDDEN) | {name: np.ones(shape)}))
     assert refused.found == f"{name} {shape}"
@@ -219,9 +285,12 @@ def test_an_sae_of_another_model_or_site_is_refused_with_the_shapes(tmp_path: Pa
     assert "16 numbers" in (refused.mend or "")
 
 
+@both_forms
 @pytest.mark.parametrize("name", ["W_enc", "W_dec", "b_enc", "b_dec", "threshold"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(
+    tmp_path: Path, save: Save, name: str, value: float
+) -> None:
     arrays = sae_arrays(WIDTH, HIDDEN)
     arrays[name].flat[3] = value
     refused = refuse(save(tmp_path, arrays))
@@ -229,11 +298,13 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, valu
     assert refused.found == f"1 of {arrays[name].size} values"
 
 
-def test_thresholds_below_zero_are_refused(tmp_path: Path) -> None:
+@both_forms
+def test_thresholds_below_zero_are_refused(tmp_path: Path, save: Save) -> None:
     arrays = sae_arrays(WIDTH, HIDDEN)
     arrays["threshold"][[2, 5]] = -0.5
     assert refuse(save(tmp_path, arrays)).found == "2 values below zero, the least -0.5"
 
 
-def test_a_threshold_of_zero_is_allowed(tmp_path: Path) -> None:
+@both_forms
+def test_a_threshold_of_zero_is_allowed(tmp_path: Path, save: Save) -> None:
     load(save(tmp_path, sae_arrays(WIDTH, HIDDEN) | {"threshold": np.zeros(WIDTH)}))
