@@ -106,7 +106,7 @@ class Collector:
     ) -> None:
         self._model, self._saes, self._shape = model, saes, shape
         self._max_batch_tokens = max_batch_tokens
-        self._sites: list[Site] = sorted({sae.site for sae in saes})
+        self._sites: list[Site] = sorted({site for sae in saes for site in (sae.site, sae.target)})
         self._pool = BackgroundPool(sizes.kept_background)
         self._sketches = [FeatureSketch(sae.width, sizes, self._pool, folder) for sae in saes]
         self._texts = WindowTexts(folder)
@@ -234,8 +234,9 @@ class Collector:
         found = []
         with torch.inference_mode():
             for sae in self._saes:
-                firings = find_firings(sae, vectors[sae.site])
-                found.append((firings, FidelitySums.measure(sae, vectors[sae.site], firings)))
+                x, target = vectors[sae.site], vectors[sae.target]
+                firings = find_firings(sae, x)
+                found.append((firings, FidelitySums.measure(sae, x, target, firings)))
         return found
 
     def _count(

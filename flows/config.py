@@ -35,7 +35,7 @@ TOY = "toy"
 CHUNK_DOCUMENTS = 256
 """Documents in a chunk, the unit that is absorbed once; never a setting, so that runs agree."""
 
-Site = Literal["res", "mlp", "att"]
+Site = Literal["res", "mlp", "att", "transcoder", "mlp_in", "embedding"]
 Explainer = Literal["token_lookup"]
 Simulator = Literal["token_lookup"]
 
