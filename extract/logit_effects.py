@@ -50,8 +50,8 @@ def unembedding(model: SubjectModel) -> Float[torch.Tensor, "V D"] | None:
     """
     if not model.config.tie_word_embeddings:
         return None
-    weight: torch.Tensor = model.network.embed_tokens.weight
-    return weight.detach()
+    weight: torch.Tensor = model.network.embed_tokens.weight.detach()
+    return weight
 
 
 def output_directions(model: SubjectModel, sae: Sae, features: range) -> Float[torch.Tensor, "F D"]:
@@ -70,7 +70,8 @@ def output_directions(model: SubjectModel, sae: Sae, features: range) -> Float[t
         layer = model.network.layers[sae.site.layer]
         rows = rows @ layer.self_attn.o_proj.weight.detach().float().T
         rows = rows * (1 + layer.post_attention_layernorm.weight.detach().float())
-    return rows * (1 + model.network.norm.weight.detach().float())
+    directions: torch.Tensor = rows * (1 + model.network.norm.weight.detach().float())
+    return directions
 
 
 @torch.inference_mode()
