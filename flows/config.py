@@ -181,6 +181,13 @@ class CollectSection(Section):
         default=1024, description="tokens that the model sees at once, BOS included"
     )
     chunks_per_part: Positive = Field(default=16, description="chunks of 256 documents in one part")
+    logit_effects: bool = Field(
+        default=True, description="the output tokens that each feature raises and lowers most"
+    )
+    neighbours: bool = Field(
+        default=True,
+        description="the nearest features, by cosine of the decoder and by firing together",
+    )
     explain: KeptInExplain = KeptInExplain()
     select: KeptInSelect = KeptInSelect()
     score: KeptInScore = KeptInScore()

@@ -7,6 +7,7 @@ each part once. They stay when the tables of the corpus are built anew.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,28 +24,41 @@ _FEATURES_PER_PART = 16_384
 _VERSION = 1
 
 
-def effects_part_id(kind: EffectKind, sae_id: str, weights: str, features: range) -> str:
-    """The name of the part with these features; `weights` is the content hash of the SAE."""
-    identity = [kind, _VERSION, sae_id, weights, features.start, features.stop]
-    return f"{kind}-{content_hash(identity)}"
+@dataclass(frozen=True, slots=True)
+class MissingEffects:
+    """A part that is still to be worked out.
+
+    Attributes:
+        weights: the content hash of the SAE that the run was collected with.
+    """
+
+    kind: EffectKind
+    sae_id: str
+    weights: str
+    features: range
+
+    @property
+    def part_id(self) -> str:
+        """Its name, which follows from all that decides its content."""
+        first, end = self.features.start, self.features.stop
+        content = content_hash([self.kind, _VERSION, self.sae_id, self.weights, first, end])
+        return f"{self.kind}-{content}"
 
 
 def missing_effects(
     connection: duckdb.DuckDBPyConnection, kind: EffectKind
-) -> list[tuple[str, range, str]]:
-    """The SAE's id, the features and the name of each part that was never absorbed."""
-    absorbed = {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
+) -> list[MissingEffects]:
+    """The parts that were never absorbed, by SAE and features."""
+    absorbed = _absorbed_ids(connection)
     saes = connection.execute(
-        "SELECT sae_id, width, content_hash FROM saes ORDER BY sae_id"
+        "SELECT sae_id, content_hash, width FROM saes ORDER BY sae_id"
     ).fetchall()
-    missing = []
-    for sae_id, width, weights in saes:
-        for start in range(0, width, _FEATURES_PER_PART):
-            features = range(start, min(start + _FEATURES_PER_PART, width))
-            part_id = effects_part_id(kind, sae_id, weights, features)
-            if part_id not in absorbed:
-                missing.append((sae_id, features, part_id))
-    return missing
+    every = [
+        MissingEffects(kind, sae_id, weights, range(at, min(at + _FEATURES_PER_PART, width)))
+        for sae_id, weights, width in saes
+        for at in range(0, width, _FEATURES_PER_PART)
+    ]
+    return [each for each in every if each.part_id not in absorbed]
 
 
 def absorb_effects(connection: duckdb.DuckDBPyConnection, parts: Path) -> int:
@@ -54,7 +68,7 @@ def absorb_effects(connection: duckdb.DuckDBPyConnection, parts: Path) -> int:
         How many were absorbed; they are then removed.
     """
     found = [part for part in list_parts(parts) if part.stage in _INSERTS]
-    absorbed = {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
+    absorbed = _absorbed_ids(connection)
     new = [part for part in found if part.part_id not in absorbed]
     if new:
         with transaction(connection):
@@ -63,6 +77,10 @@ def absorb_effects(connection: duckdb.DuckDBPyConnection, parts: Path) -> int:
     for part in found:
         shutil.rmtree(part.folder)
     return len(new)
+
+
+def _absorbed_ids(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
 
 
 def _absorb(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
