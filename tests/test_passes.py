@@ -61,7 +61,7 @@ def test_a_released_sae_holds_nothing_and_is_read_again_when_it_is_needed() -> N
     without = replace(job, saes=[released(sae) for sae in job.saes])
     assert is_released(without.saes[0]) and not is_released(job.saes[0])
     assert without.identity == job.identity
-    assert without._at_hand(0).encoder.equal(job.saes[0].encoder)
+    assert without.with_weights(0).encoder.equal(job.saes[0].encoder)
 
 
 def test_an_sae_that_has_changed_since_is_refused(tmp_path: Path) -> None:
@@ -70,4 +70,4 @@ def test_an_sae_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     job = toy_job(path)
     other = released(replace(job.saes[0], content_hash="another"))
     with pytest.raises(SaeError, match="has changed"):
-        replace(job, saes=[other])._at_hand(0)
+        replace(job, saes=[other]).with_weights(0)
