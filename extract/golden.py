@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..store.errors import ModelError
+from .models import quiet_loading
 from .saes import Sae
 from .sites import Site
 
@@ -54,8 +55,8 @@ class FullModel:
         Raises:
             ModelError: the vocabulary has no such token.
         """
-        token_id = self.tokenizer.get_vocab().get(piece.replace(" ", "▁"))
-        if token_id is None:
+        token_id = self.tokenizer.convert_tokens_to_ids(piece.replace(" ", "▁"))
+        if token_id is None or token_id == self.tokenizer.unk_token_id:
             raise ModelError(
                 "The model's vocabulary lacks a token.",
                 where="the tokenizer",
@@ -76,15 +77,18 @@ def load_full_model(folder: Path, device: torch.device) -> FullModel:
     Raises:
         ModelError: it cannot be loaded, or weights are missing.
     """
+    # Its types do not say that a report may come with the network.
+    loader: Any = AutoModelForCausalLM
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            # By name, because older versions silently dropped Gemma 2's soft cap under `sdpa`.
-            attn_implementation="eager",
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with quiet_loading():
+            network, report = loader.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                # By name: older versions silently dropped Gemma 2's soft cap under `sdpa`.
+                attn_implementation="eager",
+                local_files_only=True,
+                output_loading_info=True,
+            )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
@@ -182,7 +186,9 @@ def next_token_probabilities(
         change: what is changed there; both or neither.
     """
     changed = (
-        nullcontext() if site is None or change is None else changed_site(model.network, site, change)
+        nullcontext()
+        if site is None or change is None
+        else changed_site(model.network, site, change)
     )
     with torch.inference_mode(), changed:
         output = model.network(input_ids=input_ids, use_cache=False, logits_to_keep=1)

@@ -114,9 +114,7 @@ def check_packages(
         mend = f"python -m pip install '{requirement.name}{requirement.specifier}'"
         why = _SILENT_BREAKAGES.get(requirement.name)
         if version is None:
-            yield Finding(
-                requirement.name, f"not installed, needed: {needed}", Verdict.FAIL, mend
-            )
+            yield Finding(requirement.name, f"not installed, needed: {needed}", Verdict.FAIL, mend)
         elif requirement.specifier.contains(version, prereleases=True):
             yield Finding(requirement.name, f"{version}, needed: {needed}", Verdict.OK)
         else:
