@@ -33,16 +33,10 @@ class FullModel:
     network: Any
     tokenizer: Any
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        device: torch.device = self.network.device
-        return device
-
     def encode(self, text: str) -> Int[torch.Tensor, "1 S"]:
         """A text's token ids, after BOS."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return torch.tensor([[self.tokenizer.bos_token_id, *ids]], device=self.device)
+        return torch.tensor([[self.tokenizer.bos_token_id, *ids]])
 
     def pieces(self, input_ids: Int[torch.Tensor, "1 S"]) -> list[str]:
         """Each token's text, with a space for Gemma's `▁`."""
@@ -67,12 +61,11 @@ class FullModel:
         return int(token_id)
 
 
-def load_full_model(folder: Path, device: torch.device) -> FullModel:
-    """Loads a model whole, in float32; nothing is downloaded.
+def load_full_model(folder: Path) -> FullModel:
+    """Loads a model whole, on the CPU, in float32; nothing is downloaded.
 
     Args:
         folder: with config.json, the weights and the tokenizer.
-        device: where it is to compute.
 
     Raises:
         ModelError: it cannot be loaded, or weights are missing.
@@ -106,7 +99,7 @@ def load_full_model(folder: Path, device: torch.device) -> FullModel:
             found=f"{len(report['missing_keys'])} missing, such as {min(report['missing_keys'])}",
             mend="download or copy the model again",
         )
-    return FullModel(network.eval().to(device), tokenizer)
+    return FullModel(network.eval(), tokenizer)
 
 
 # --- changes ------------------------------------------------------------------------------

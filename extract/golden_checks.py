@@ -152,13 +152,11 @@ class Bench:
         model: the whole model, if it is at hand.
         why_no_model: if it is not.
         folders: where SAEs are looked for, beside the hub's cache.
-        device: where SAEs compute.
     """
 
     model: FullModel | None
     why_no_model: str
     folders: Sequence[Path] = ()
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _saes: dict[str, Sae] = field(default_factory=dict)
 
     def require_model(self) -> FullModel:
@@ -193,7 +191,7 @@ class Bench:
             source = locate_sae(str(self.find_sae(path)), "gemma-2-2b")
             # By default that of Gemma 2 2B, for checks that need no model.
             config = self.model.network.config if self.model else Gemma2Config()
-            self._saes[path] = load_sae(source, config).to(self.device)
+            self._saes[path] = load_sae(source, config)
         return self._saes[path]
 
 

@@ -42,8 +42,7 @@ def sae_sources(config: Config) -> list[SaeSource]:
     """
     model = model_name(config.model.name)
     if not config.saes.paths and config.model.name == TOY:
-        folder = Path(str(files("scopenote.extract.toy").joinpath("saes")))
-        sources = [locate_sae(str(file), model) for file in sorted(folder.rglob("params.npz"))]
+        sources = [locate_sae(str(file), model) for file in toy_saes()]
     else:
         sources = [
             locate_sae(entry.path, model, entry.site, entry.layer) for entry in config.saes.paths
@@ -61,6 +60,26 @@ def sae_sources(config: Config) -> list[SaeSource]:
     return sources
 
 
+def toy_saes() -> list[Path]:
+    """The files of the toy's SAEs."""
+    folder = Path(str(files("scopenote.extract.toy").joinpath("saes")))
+    return sorted(folder.rglob("params.npz"))
+
+
+def sketch_sizes(config: Config) -> SketchSizes:
+    """How many windows are kept."""
+    kept = [config.collect.kept(split) for split in SPLITS]
+    return SketchSizes(
+        top=(kept[0].top, kept[1].top, kept[2].top),
+        sample=(kept[0].sample, kept[1].sample, kept[2].sample),
+        background=(
+            kept[0].background_windows,
+            kept[1].background_windows,
+            kept[2].background_windows,
+        ),
+    )
+
+
 def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
     """Loads the model, as deep as the SAEs need it, and the SAEs."""
     model = load_model(
@@ -69,7 +88,6 @@ def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
         config.model.device,
         config.model.dtype,
     )
-    kept = [config.collect.kept(split) for split in SPLITS]
     return CollectJob(
         model=model,
         saes=[load_sae(source, model.config).to(model.device) for source in sources],
@@ -79,14 +97,6 @@ def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
             sequence_tokens=config.collect.sequence_tokens,
             seed=config.collect.seed,
         ),
-        sizes=SketchSizes(
-            top=(kept[0].top, kept[1].top, kept[2].top),
-            sample=(kept[0].sample, kept[1].sample, kept[2].sample),
-            background=(
-                kept[0].background_windows,
-                kept[1].background_windows,
-                kept[2].background_windows,
-            ),
-        ),
+        sizes=sketch_sizes(config),
         max_batch_tokens=config.model.max_batch_tokens,
     )

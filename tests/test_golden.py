@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> FullModel:
-    loaded = load_full_model(folder, torch.device("cpu"))
+    loaded = load_full_model(folder)
     # So low that it bends the small logits of a tiny model.
     loaded.network.config.final_logit_softcapping = 2.0
     return loaded
@@ -60,7 +60,7 @@ def mlp_sae(folder: Path, model: FullModel, tmp_path_factory: pytest.TempPathFac
 def toy() -> FullModel:
     folder = find_local_model(TOY)
     assert folder is not None
-    return load_full_model(folder, torch.device("cpu"))
+    return load_full_model(folder)
 
 
 def plain(
@@ -250,7 +250,7 @@ def test_a_token_is_found_by_how_it_reads(toy: FullModel) -> None:
 
 def test_a_folder_without_a_model_is_said_to_have_none(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be loaded"):
-        load_full_model(tmp_path, torch.device("cpu"))
+        load_full_model(tmp_path)
 
 
 def test_a_model_without_some_of_its_weights_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -262,4 +262,4 @@ def test_a_model_without_some_of_its_weights_is_refused(folder: Path, tmp_path: 
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="lack weights"):
-        load_full_model(tmp_path, torch.device("cpu"))
+        load_full_model(tmp_path)
