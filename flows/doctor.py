@@ -111,12 +111,12 @@ def golden_finding(result: GoldenResult) -> Finding:
     if result.measured is None:
         return Finding(check.name, result.reason or "", Verdict.NOT_AT_HAND)
     listed = wrong or list(check.expected)
-    shown = ", ".join(
-        f"{name.strip() or name}: {_number(result.measured.get(name))}, published "
+    shown = "; ".join(
+        f"{name.strip()}: {_number(result.measured.get(name))}, published "
         f"{_number(check.expected[name])}"
         for name in listed[:_MOST_LISTED]
     )
-    more = f" and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
+    more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
     bounds = _bounds(check)
     if not wrong:
         return Finding(check.name, f"{shown}{more} ({bounds})", Verdict.OK)
@@ -156,7 +156,8 @@ def _find_model(given: Path | None, name: str) -> tuple[Path | None, str]:
                 expected=f"the files of {name}",
                 mend="copy the whole of the hub's repository there",
             )
-        return None, f"{missing} of {name} is not on this machine"
+        part = "" if folder is None else f"{missing} of "
+        return None, f"{part}{name} is not on this machine"
     needed, free = _full_model_bytes(folder, name), free_memory_bytes()
     if free is not None and free < needed:
         return None, (

@@ -23,6 +23,8 @@ class Verdict(StrEnum):
     NOT_AT_HAND = "not at hand"
 
 
+# Of 80 columns, so that half are left for what was found.
+_MOST_NAME_WIDTH = 24
 _STYLES = {
     Verdict.OK: "green",
     Verdict.WARNING: "yellow",
@@ -74,7 +76,7 @@ def render_findings(groups: Sequence[FindingGroup]) -> RenderableType:
     """The findings as a table for each heading, and a line that counts them."""
     blocks: list[RenderableType] = []
     names = [visible(finding.name) for group in groups for finding in group.findings]
-    name_width = min(max(map(len, names), default=0), 28)
+    name_width = min(max(map(len, names), default=0), _MOST_NAME_WIDTH)
     for group in groups:
         table = Table(
             box=None,

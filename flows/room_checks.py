@@ -35,7 +35,6 @@ from ..extract.memory_needs import (
 from ..extract.models import choose_device, choose_dtype, model_name
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.sites import site_width
-from ..extract.sketches import SketchSizes
 from ..extract.workers import n_at_once
 from ..store.errors import ModelError, SaeError, ScopenoteError
 from .collect_setup import sketch_sizes, toy_saes
@@ -44,12 +43,13 @@ from .findings import Finding, Verdict
 from .machine_checks import DeviceMemory, nearest_existing, read_devices
 from .summary import bytes_in_words
 
-# Python with torch, transformers, numba, DuckDB and Prefect loaded.
-_PROGRAM = Need("program", 700_000_000, "Python and its packages, as measured once")
-# The published database, the one that is written, and one part; a part's background
-# lies in a temporary file as well, which may be half empty.
-_COPIES_OF_CONTEXTS = 3
-_COPIES_OF_BACKGROUND = 5
+# The demo took 1.65 GB at its peak, 0.2 GB of which stand in the other lines.
+_PROGRAM = Need(
+    "program", 1_450_000_000, "Python, its packages, DuckDB and text read ahead, as in the demo"
+)
+# While a database is published: the one that is written, the old and the new published one;
+# and a part, with the one that it is merged into. The demo took a third of what this gives.
+_COPIES = 5
 _TIGHT = 0.8
 
 
@@ -271,16 +271,14 @@ def _check_disk(config: Config, known: _Known, folder: Path) -> Iterator[Finding
     needs = []
     for sae in known.saes:
         name = sae.source.sae_id
-        needs.append(context_need(f"contexts {name}", sae.width, sizes, _COPIES_OF_CONTEXTS))
+        needs.append(context_need(f"contexts {name}", sae.width, sizes, _COPIES))
         l0 = sae.source.stated_l0
         if l0 is None:
             found = "its path states no L0, so what fires in the background is not known"
             yield Finding(f"background {name}", found, Verdict.NOT_AT_HAND)
             continue
         needs.append(
-            background_need(
-                f"background {name}", l0, sizes, collect.window_tokens, _COPIES_OF_BACKGROUND
-            )
+            background_need(f"background {name}", l0, sizes, collect.window_tokens, _COPIES)
         )
     for need in needs:
         found = f"about {bytes_in_words(need.n_bytes)}: {need.arithmetic}"
