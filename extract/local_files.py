@@ -61,7 +61,7 @@ def missing_weights(folder: Path) -> str | None:
         return _SINGLE_WEIGHTS
     try:
         parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(
             "The index of the model's weights cannot be read.",
             where=str(index),

@@ -61,7 +61,7 @@ def model_need(config: Any, n_layers: int, number_bytes: int) -> Need:
         f"{n_layers} of {config.num_hidden_layers} layers and the embedding: "
         f"{n:,} parameters × {number_bytes} bytes"
     )
-    return Need("model", n * number_bytes, arithmetic)
+    return Need("weights", n * number_bytes, arithmetic)
 
 
 def sae_need(name: str, headers: Mapping[str, ArrayHeader]) -> Need:

@@ -236,7 +236,7 @@ def show(
 def doctor(
     run: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN]", help="The folder of a run, or a configuration."),
+        typer.Argument(metavar="RUN", help="The folder of a run, or a configuration."),
     ] = None,
     golden: Annotated[
         bool,
