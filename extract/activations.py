@@ -66,8 +66,17 @@ def find_firings(
     return Firings(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
 
 
-def reconstruct(sae: Sae, firings: Firings, n_tokens: int) -> Float[torch.Tensor, "T D"]:
-    """What the SAE decodes from these firings, on the SAE's device."""
+def reconstruct(
+    sae: Sae, firings: Firings, x: Float[torch.Tensor, "T D"]
+) -> Float[torch.Tensor, "T D"]:
+    """What the SAE makes of these firings, on the SAE's device.
+
+    Args:
+        sae: on the device of `x`.
+        firings: what fires on each token.
+        x: the site's vectors, which some transcoders pass on.
+    """
+    n_tokens = len(x)
     order = np.argsort(firings.token, kind="stable")
     counts = np.bincount(firings.token, minlength=n_tokens)
     offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -79,7 +88,7 @@ def reconstruct(sae: Sae, firings: Firings, n_tokens: int) -> Float[torch.Tensor
         mode="sum",
         per_sample_weights=torch.from_numpy(firings.value[order]).to(device, sae.decoder.dtype),
     )
-    return decoded + sae.decoder_bias
+    return sae.add_skip(decoded + sae.decoder_bias, x)
 
 
 class _BlockOnCpu:

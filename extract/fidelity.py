@@ -1,4 +1,4 @@
-"""How much of a site's activity an SAE accounts for, measured on the way."""
+"""How much of what it is to reconstruct an SAE accounts for, measured on the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from jaxtyping import Float, Float64
 from ..store.errors import FidelityMismatch
 from .activations import Firings, reconstruct
 from .saes import Sae
-from .sites import SITE_TENSORS
 
 # Of so many tokens one is reconstructed: decoding all would cost as much as encoding.
 FIDELITY_STRIDE = 64
@@ -22,7 +21,7 @@ LEAST_TOKENS = 16_384
 
 @dataclass(slots=True)
 class FidelitySums:
-    """Moments of one SAE's input and error, from which FVU follows.
+    """Moments of what one SAE is to reconstruct and of its error, from which FVU follows.
 
     The fraction of variance unexplained is the squared error over the squared distance from
     the mean vector, both summed over tokens and coordinates.
@@ -34,11 +33,24 @@ class FidelitySums:
     sum_error_sq: float
 
     @classmethod
-    def measure(cls, sae: Sae, x: Float[torch.Tensor, "T D"], firings: Firings) -> FidelitySums:
-        """Moments of every FIDELITY_STRIDE-th of these tokens."""
+    def measure(
+        cls,
+        sae: Sae,
+        x: Float[torch.Tensor, "T D"],
+        target: Float[torch.Tensor, "T D"],
+        firings: Firings,
+    ) -> FidelitySums:
+        """Moments of every FIDELITY_STRIDE-th of these tokens.
+
+        Args:
+            sae: on the device of `x` and `target`.
+            x: the vectors at the site that it reads.
+            target: those at the site that it reconstructs.
+            firings: what it fires with on these tokens.
+        """
         fired = firings.every(FIDELITY_STRIDE)
-        exact = x[::FIDELITY_STRIDE].double()
-        error = exact - reconstruct(sae, fired, len(exact)).double()
+        exact = target[::FIDELITY_STRIDE].double()
+        error = exact - reconstruct(sae, fired, x[::FIDELITY_STRIDE]).double()
         return cls(
             n_tokens=len(exact),
             sum_x=exact.sum(0).cpu().numpy(),
@@ -106,11 +118,11 @@ def check_fidelity(sae: Sae, mean_l0: float, fvu: float | None) -> None:
     if fvu is not None and fvu > 1:
         found.append(f"a fraction of variance unexplained of {fvu:.2f}")
     if found:
-        read = SITE_TENSORS[sae.site.kind].replace("N", str(sae.site.layer))
+        target = "" if sae.target == sae.site else f" and reconstructs the {sae.target.tensor}"
         expected = [f"about {stated:g} active features a token"] if stated else []
         raise FidelityMismatch(
             "The SAE does not fit what it reads: probably it was trained on another tensor.",
-            where=f"{sae.source.source}, which reads the {read}",
+            where=f"{sae.source.source}, which reads the {sae.site.tensor}{target}",
             found=" and ".join(found),
             expected=", ".join([*expected, "a fraction of variance unexplained below 1"]),
             mend="check the SAE's layer and site and the model's name; for text of another kind "

@@ -155,6 +155,8 @@ def changed_site(network: Any, site: Site, change: Change) -> Iterator[None]:
             handle = layer.post_feedforward_layernorm.register_forward_hook(change_output)
         case "att":
             handle = layer.self_attn.o_proj.register_forward_pre_hook(change_input)
+        case _:
+            raise ValueError(f"{site} is read only")
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ are estimates of what is largest, not bounds: allocators, Parquet and DuckDB tak
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +16,13 @@ import numpy as np
 from ..store.splits import SPLITS
 from .firing_passes import FeatureCounts
 from .kept_windows import KeptWindows
-from .local_files import ArrayHeader
+from .passes import sketch_bytes
 from .sites import Site, site_width
 from .sketches import SketchSizes
 
 _SAE_NUMBER_BYTES = 4  # SAEs are computed in float32 whatever the model's type
 # Active tokens of a kept window, on average: 4.3 in the toy's top and 2.2 in its sample.
 _ACTIVE_TOKENS = 4
-# A table of kept rows grows by a quarter beyond need and is ranked when half as much again has
-# come in, from one copy into another.
-_ROW_HEADROOM = 1.25 * 1.5 * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +62,22 @@ def model_need(config: Any, n_layers: int, number_bytes: int) -> Need:
     return Need("weights", n * number_bytes, arithmetic)
 
 
-def sae_need(name: str, headers: Mapping[str, ArrayHeader]) -> Need:
-    """An SAE in memory, from what its file says of its arrays."""
-    n = sum(header.n_values for header in headers.values())
-    d_in, width = sae_shape(headers)
+def sae_need(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Need:
+    """An SAE in memory, from the shapes of its arrays."""
+    n = sum(map(math.prod, shapes.values()))
+    d_in, width = encoder_shape(shapes)
     arithmetic = f"{width:,} features of {d_in:,}: {n:,} numbers × {_SAE_NUMBER_BYTES} bytes"
     return Need(name, n * _SAE_NUMBER_BYTES, arithmetic)
 
 
-def sae_shape(headers: Mapping[str, ArrayHeader]) -> tuple[int, int]:
+def encoder_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """Length of the vectors that an SAE reads, and its number of features.
 
     Raises:
         KeyError: there is no encoder among the arrays.
+        ValueError: it is no matrix.
     """
-    by_name = {name.lower(): header for name, header in headers.items()}
-    d_in, width = by_name["w_enc"].shape
+    d_in, width = {name.lower(): shape for name, shape in shapes.items()}["w_enc"]
     return d_in, width
 
 
@@ -124,14 +122,13 @@ def batch_need(
 def sketch_need(name: str, width: int, sizes: SketchSizes) -> Need:
     """What all features of an SAE remember, at most, while text is read."""
     rows = _kept_rows(sizes)
-    row = _row_bytes()
+    each = sketch_bytes(1, sizes) // rows
     counts = sum(column.nbytes for column in FeatureCounts.zeros(width, len(SPLITS)))
-    n_bytes = int(width * rows * row * _ROW_HEADROOM) + counts
     arithmetic = (
-        f"{width:,} features × {rows} kept rows × {row} bytes × {_ROW_HEADROOM:g} (room to rank) "
-        f"+ {counts:,} bytes of counts"
+        f"{width:,} features × {rows} kept rows × {each} bytes (firings and room to grow with "
+        f"them) + {counts:,} bytes of counts"
     )
-    return Need(name, n_bytes, arithmetic)
+    return Need(name, width * rows * each + counts, arithmetic)
 
 
 def context_need(name: str, width: int, sizes: SketchSizes, n_copies: int) -> Need:

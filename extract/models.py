@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import GatedRepoError
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -21,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..store.errors import ModelError
 from .attention import BLOCKED_ATTENTION, register_blocked_attention
+from .hub_files import HUB
 from .sites import Site, SiteReader
 
 TOY = "toy"
@@ -283,8 +285,17 @@ def _cannot_load(name: str, error: Exception) -> ModelError:
         where=f"[model] name = {name!r}",
         found=said,
         expected="a hub id such as google/gemma-2-2b, a folder with config.json, or toy",
-        mend="for Gemma, accept the licence on its hub page and set HF_TOKEN",
+        mend=_mend_loading(name, error),
     )
+
+
+def _mend_loading(name: str, error: Exception) -> str:
+    if Path(name).exists() or name.count("/") != 1:
+        return "for Gemma, accept the licence on its hub page and set HF_TOKEN"
+    page = f"{HUB}/{name}"
+    if isinstance(error.__cause__, GatedRepoError):
+        return f"accept its terms at {page}, then set HF_TOKEN to a token of that account"
+    return f"correct the name; if {page} is gated or private, be let in there and set HF_TOKEN"
 
 
 def _describe(config: Any, tokenizer: Any) -> str:

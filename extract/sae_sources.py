@@ -1,34 +1,30 @@
-"""Which SAE a path means: on disk or on the hub, what it reads, and what it is called.
-
-Ids follow Neuronpedia. For the SAEs of Gemma Scope (Lieberum et al. 2024), which published
-several for each layer and width, Neuronpedia's plain id means the *canonical* one, with the L0
-nearest 100; the others append their L0. The canonical choices, which the hub does not tell,
-stand in `gemma_scope_canonical.json` as {repository: {width: {layer: L0}}}, taken from the
-pre-trained SAE list of SAELens 6.54 (MIT licence).
-"""
+"""Which SAE a path means: on disk or on the hub, what it reads, and what it is called."""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import re
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from ..store.errors import SaeError
+from .gemma_scope import (
+    NPZ_FILE,
+    SAFETENSORS_FILE,
+    Layout,
+    StatedConfig,
+    read_layout,
+    read_stated_config,
+)
+from .gemma_scope_index import check_published, resolve_short_name
+from .hub_files import NoSuchHubFile, download
 from .sites import SITE_KINDS, Site, SiteKind
 
-_LAYOUT = re.compile(
-    r"(?P<above>[^/]+)/layer_(?P<layer>\d+)/width_(?P<width>\w+)/average_l0_(?P<l0>\d+)$"
-)
-_GEMMA_SCOPE = re.compile(r"gemma-scope-\w+-(pt|it)-(res|mlp|att)$")
+_FILES = (NPZ_FILE, SAFETENSORS_FILE)
+_CONFIG_FILE = "config.json"
 # The hub's cache keeps a repository `org/name` as `models--org--name/snapshots/{commit}`.
 _HUB_CACHE = re.compile(r"/models--[^/]+?--(?P<name>[^/]+)/snapshots/[^/]+/")
 _HUB_PATH = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)/(?P<inside>\w[\w./-]*)$")
-_FILE = "params.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +33,10 @@ class SaeSource:
 
     Attributes:
         sae_id: `{model}/{source}`, as in feature ids.
-        path: the params.npz.
+        path: the params.npz or params.safetensors.
         site: the tensor it reads.
-        stated_l0: active features per token that its folder's name promises, if it does.
+        stated_l0: active features per token that its folder or config.json promises, if either
+            does.
         source: as the user named it.
     """
 
@@ -53,13 +50,14 @@ class SaeSource:
 def locate_sae(
     path: str, model: str, kind: SiteKind | None = None, layer: int | None = None
 ) -> SaeSource:
-    """What a path says of itself, in Gemma Scope's layout or told by the caller.
+    """What a path says of itself, in Gemma Scope's layouts or told by the caller.
 
-    A path that does not exist here and could be one on the hub
-    (`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`) is downloaded.
+    What does not exist here and is a short name (`gemma-2-2b/20-gemmascope-res-16k`) or could be
+    a path on the hub (`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`) is
+    downloaded.
 
     Args:
-        path: a params.npz or the folder that holds it.
+        path: a params.npz or params.safetensors, the folder that holds it, or a short name.
         model: the model's name in feature ids.
         kind: the site, where a folder called `res`, `mlp` or `att` (or a repository's name
             ending so) above the layer does not tell.
@@ -68,123 +66,117 @@ def locate_sae(
     Raises:
         SaeError: nothing is there, or site or layer cannot be told.
     """
-    on_hub = None if Path(path).exists() else _HUB_PATH.match(path)
-    folder = _hub_folder(on_hub["repo"], on_hub["inside"]) if on_hub else _local_folder(path)
-    layout = _LAYOUT.search(folder)
-    site = _tell_site(path, layout, kind, layer)
-    return SaeSource(
-        sae_id=f"{model}/{_source_id(layout, site) if layout else folder.rpartition('/')[2]}",
-        path=_download(on_hub["repo"], on_hub["inside"]) if on_hub else _local_file(path),
-        site=site,
-        stated_l0=float(layout["l0"]) if layout else None,
-        source=path,
-    )
+    if not Path(path).exists() and (on_hub := _HUB_PATH.match(resolve_short_name(path) or path)):
+        return _locate_on_hub(path, on_hub["repo"], on_hub["inside"], model, kind, layer)
+    file = _local_file(path)
+    stated = _stated_config(file)
+    folder = _local_folder(file)
+    return _describe(path, file, folder, stated, model, kind, layer)
+
+
+def _locate_on_hub(
+    path: str, repo: str, inside: str, model: str, kind: SiteKind | None, layer: int | None
+) -> SaeSource:
+    folder, named = inside.rstrip("/"), None
+    if folder.endswith(_FILES):
+        folder, _, named = folder.rpartition("/")
+    check_published(repo, folder)
+    in_full = f"{repo}/{folder}"
+    layout = read_layout(in_full, kind, layer)
+    # Before anything is downloaded.
+    _tell_site(path, layout, kind, layer)
+    candidates = [named] if named else [layout.file] if layout else list(_FILES)
+    stated = StatedConfig(None, None)
+    if SAFETENSORS_FILE in candidates:
+        try:
+            stated = read_stated_config(download(repo, f"{folder}/{_CONFIG_FILE}"))
+        except NoSuchHubFile:
+            # It is optional.
+            stated = StatedConfig(None, None)
+    file = _download_first(repo, folder, candidates)
+    return _describe(path, file, in_full, stated, model, kind, layer)
+
+
+def _download_first(repo: str, folder: str, names: list[str]) -> Path:
+    *others, last = names
+    for name in others:
+        try:
+            return download(repo, f"{folder}/{name}")
+        except NoSuchHubFile:
+            continue
+    return download(repo, f"{folder}/{last}")
 
 
 def _local_file(path: str) -> Path:
-    return Path(path) / _FILE if Path(path).is_dir() else Path(path)
+    files = [Path(path) / name for name in _FILES] if Path(path).is_dir() else [Path(path)]
+    for file in files:
+        if file.is_file():
+            return file
+    raise SaeError(
+        "There is no SAE at this path.",
+        where="[saes] paths",
+        found=path,
+        expected=f"a {' or '.join(_FILES)}, the folder that holds one, a short name such as "
+        "gemma-2-2b/20-gemmascope-res-16k, or a path on the hub such as "
+        "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
+    )
 
 
-def _local_folder(path: str) -> str:
-    file = _local_file(path)
-    if not file.is_file():
-        raise SaeError(
-            "There is no SAE at this path.",
-            where="[saes] paths",
-            found=path,
-            expected=f"a {_FILE}, the folder that holds one, or a path on the hub such as "
-            "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
-        )
+def _local_folder(file: Path) -> str:
     # Links are not followed: the hub's cache links to files that are named by their content.
     folder = Path(os.path.abspath(file)).parent.as_posix()
     return _HUB_CACHE.sub(r"/\g<name>/", folder)
 
 
-def _hub_folder(repo: str, inside: str) -> str:
-    return f"{repo}/{inside.rstrip('/').removesuffix(_FILE).rstrip('/')}"
+def _stated_config(file: Path) -> StatedConfig:
+    if file.suffix != ".safetensors":
+        return StatedConfig(None, None)
+    return read_stated_config(file.parent / _CONFIG_FILE)
 
 
-def _tell_site(
-    path: str, layout: re.Match[str] | None, kind: SiteKind | None, layer: int | None
-) -> Site:
+def _describe(
+    path: str,
+    file: Path,
+    folder: str,
+    stated: StatedConfig,
+    model: str,
+    kind: SiteKind | None,
+    layer: int | None,
+) -> SaeSource:
+    if stated.site is not None:
+        kind = kind or stated.site.kind
+        layer = stated.site.layer if layer is None else layer
+    layout = read_layout(folder, kind, layer)
+    site = _tell_site(path, layout, kind, layer)
+    stated_l0 = layout.stated_l0 if layout and layout.stated_l0 is not None else stated.l0
+    return SaeSource(
+        sae_id=f"{model}/{layout.source_id if layout else folder.rpartition('/')[2]}",
+        path=file,
+        site=site,
+        stated_l0=stated_l0,
+        source=path,
+    )
+
+
+def _tell_site(path: str, layout: Layout | None, kind: SiteKind | None, layer: int | None) -> Site:
     if layout is not None:
-        above = layout["above"]
-        kind = kind or next((k for k in SITE_KINDS if above == k or above.endswith(f"-{k}")), None)
-        layer = int(layout["layer"]) if layer is None else layer
+        kind, layer = layout.kind, layout.layer
+    if kind == "embedding":
+        layer = layer or 0
     if kind is None or layer is None:
         raise SaeError(
             "The path does not say which tensor the SAE reads.",
             where=path,
             found=f"site {kind or 'unknown'}, layer {'unknown' if layer is None else layer}",
-            expected=f"…-res/layer_20/width_16k/average_l0_71/{_FILE} or the like",
+            expected=f"…-res/layer_20/width_16k/average_l0_71/{NPZ_FILE} or the like",
             mend='name both: {path = "…", site = "res", layer = 20}, site being one of '
             + ", ".join(SITE_KINDS),
         )
+    if kind == "embedding" and layer != 0:
+        raise SaeError(
+            "The embedding comes before all layers.",
+            where=path,
+            found=f"site embedding, layer {layer}",
+            expected='site = "embedding" without a layer',
+        )
     return Site(layer, kind)
-
-
-def _source_id(layout: re.Match[str], site: Site) -> str:
-    if not _GEMMA_SCOPE.fullmatch(layout["above"]):
-        return f"{site.layer}-{site.kind}-{layout['width']}"
-    canonical = _canonical_l0(layout)
-    suffix = "" if canonical == int(layout["l0"]) else f"-l0-{layout['l0']}"
-    return f"{site.layer}-gemmascope-{site.kind}-{layout['width']}{suffix}"
-
-
-def _canonical_l0(layout: re.Match[str]) -> int | None:
-    choices = _read_canonical().get(layout["above"], {}).get(layout["width"], {})
-    return choices.get(layout["layer"])
-
-
-@cache
-def _read_canonical() -> dict[str, dict[str, dict[str, int]]]:
-    data = files("scopenote.extract").joinpath("gemma_scope_canonical.json").read_text("utf-8")
-    choices: dict[str, dict[str, dict[str, int]]] = json.loads(data)
-    return choices
-
-
-def _download(repo: str, inside: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    folder = _hub_folder(repo, inside)
-    in_repo = f"{folder.removeprefix(repo + '/')}/{_FILE}"
-    try:
-        return Path(huggingface_hub.hf_hub_download(repo, in_repo))
-    # What a repository answers, before the connection and the disk, whose errors are its bases.
-    except errors.GatedRepoError as error:
-        what, mend = "is not open to you", "accept its terms on its hub page and set HF_TOKEN"
-        raise _cannot_download(repo, in_repo, what, mend, error) from error
-    except errors.RepositoryNotFoundError as error:
-        what, mend = "does not exist, or is private", "correct [saes] paths, or set HF_TOKEN"
-        raise _cannot_download(repo, in_repo, what, mend, error) from error
-    except errors.RemoteEntryNotFoundError as error:
-        what, mend = "has no such file", _suggest(folder)
-        raise _cannot_download(repo, in_repo, what, mend, error) from error
-    # HTTPError is the HTTP library's own, which the hub's errors carry without declaring it.
-    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        what, mend = "cannot be reached", "check the connection, or download the file by hand"
-        raise _cannot_download(repo, in_repo, what, mend, error) from error
-
-
-def _suggest(folder: str) -> str:
-    layout = _LAYOUT.search(folder)
-    l0 = _canonical_l0(layout) if layout else None
-    return (
-        "see the repository's files on its hub page"
-        if layout is None or l0 is None
-        else f"the canonical choice is {folder[: layout.start('l0')]}{l0}"
-    )
-
-
-def _cannot_download(repo: str, in_repo: str, what: str, mend: str, error: Exception) -> SaeError:
-    said = str(error).strip().splitlines()
-    return SaeError(
-        f"The SAE is not on this machine, and the hub's repository {repo} {what}.",
-        where=f"[saes] paths, {in_repo} in {repo}",
-        found=said[0] if said else type(error).__name__,
-        expected=f"a local {_FILE} or its folder, or a file that the hub gives",
-        mend=mend,
-    )

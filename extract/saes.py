@@ -1,27 +1,23 @@
-"""Gemma Scope's JumpReLU sparse autoencoders: their files, their checks, their arithmetic.
+"""Gemma Scope's JumpReLU sparse autoencoders and their arithmetic.
 
 `pre = x @ W_enc + b_enc; f = pre * (pre > threshold); x_hat = f @ W_dec + b_dec`, strictly
 greater, without subtracting `b_dec` and without scaling the input (Lieberum et al. 2024).
+Some transcoders of Gemma Scope 2 add `x @ affine_skip_connection` to `x_hat`.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 
-from ..store.errors import SaeError
+from .sae_files import SKIP, read_sae_arrays
 from .sae_sources import SaeSource
 from .sites import Site, site_width
-
-_ARRAYS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +28,7 @@ class Sae:
         encoder: W_enc transposed, so that a block of features is contiguous.
         decoder: rows are feature directions, of unit norm in Gemma Scope.
         content_hash: of the file's bytes.
+        skip: what a transcoder adds to its reconstruction straight from its input.
     """
 
     source: SaeSource
@@ -41,6 +38,7 @@ class Sae:
     decoder: Float[torch.Tensor, "F D"]
     decoder_bias: Float[torch.Tensor, " D"]
     content_hash: str
+    skip: Float[torch.Tensor, "D D"] | None = None
 
     @property
     def sae_id(self) -> str:
@@ -53,9 +51,19 @@ class Sae:
         return self.source.site
 
     @property
+    def target(self) -> Site:
+        """The tensor it reconstructs: the one it reads, unless it is a transcoder."""
+        return self.source.site.target
+
+    @property
     def width(self) -> int:
         """How many features it has."""
         return int(self.encoder.shape[0])
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all its weights."""
+        return sum(weight.nbytes for weight in self._weights().values())
 
     def encode(self, x: Float[torch.Tensor, "T D"]) -> Float[torch.Tensor, "T F"]:
         """Feature activations, dense: the plain form that the fast path is tested against."""
@@ -63,36 +71,46 @@ class Sae:
         return torch.where(pre > self.threshold, pre, 0.0)
 
     def decode(self, f: Float[torch.Tensor, "T F"]) -> Float[torch.Tensor, "T D"]:
-        """The reconstruction of what was encoded."""
+        """What the features alone reconstruct of what was encoded."""
         return torch.addmm(self.decoder_bias, f, self.decoder)
+
+    def reconstruct(self, x: Float[torch.Tensor, "T D"]) -> Float[torch.Tensor, "T D"]:
+        """The reconstruction of the target from what is read."""
+        return self.add_skip(self.decode(self.encode(x)), x)
+
+    def add_skip(
+        self, decoded: Float[torch.Tensor, "T D"], x: Float[torch.Tensor, "T D"]
+    ) -> Float[torch.Tensor, "T D"]:
+        """What the features reconstruct, and what comes straight from the input `x`."""
+        return (
+            decoded if self.skip is None else torch.addmm(decoded, x.to(self.skip.dtype), self.skip)
+        )
 
     def to(self, device: torch.device) -> Sae:
         """The same SAE on another device."""
-        return Sae(
-            self.source,
-            self.encoder.to(device),
-            self.encoder_bias.to(device),
-            self.threshold.to(device),
-            self.decoder.to(device),
-            self.decoder_bias.to(device),
-            self.content_hash,
-        )
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self._weights().items()}
+        return replace(self, **moved)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}
 
 
 def load_sae(source: SaeSource, config: Any) -> Sae:
-    """Reads and checks an SAE's params.npz against the model it is for.
+    """Reads and checks an SAE's file against the model it is for.
 
     Args:
         source: where it is.
-        config: the model's configuration, for the width of the site.
+        config: the model's configuration, for the widths of the sites.
 
     Raises:
         SaeError: the file is missing, cut short, has other arrays, shapes that do not fit
             each other or the model, or values that are not finite.
     """
-    arrays = _read_arrays(source)
-    _check_shapes(source, arrays, site_width(source.site, config))
-    _check_values(source, arrays)
+    site = source.site
+    arrays = read_sae_arrays(
+        source.path, str(site), site_width(site, config), site_width(site.target, config)
+    )
     as_tensor = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Sae(
         source=source,
@@ -102,79 +120,8 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
         decoder=as_tensor["W_dec"].contiguous(),
         decoder_bias=as_tensor["b_dec"],
         content_hash=_hash_file(source.path),
+        skip=as_tensor.get(SKIP),
     )
-
-
-def _read_arrays(source: SaeSource) -> dict[str, Any]:
-    try:
-        opened = np.load(source.path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        with opened as npz:
-            # Some uploads spell W_enc as w_enc.
-            by_name = {name.lower(): name for name in npz.files}
-            missing = [name for name in _ARRAYS if name.lower() not in by_name]
-            if missing:
-                raise SaeError(
-                    "The SAE's file lacks arrays.",
-                    where=str(source.path),
-                    found=", ".join(npz.files),
-                    expected=", ".join(_ARRAYS),
-                )
-            return {
-                name: np.asarray(npz[by_name[name.lower()]], dtype=np.float32, order="C")
-                for name in _ARRAYS
-            }
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
-        raise SaeError(
-            "The SAE's file cannot be read; it is damaged, cut short or of another kind.",
-            where=str(source.path),
-            found=str(error) or type(error).__name__,
-            expected="a NumPy .npz of plain arrays of numbers",
-            mend="download or copy it again",
-        ) from error
-
-
-def _check_shapes(source: SaeSource, arrays: dict[str, Any], site: int) -> None:
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    width = arrays["b_enc"].size
-    wanted = {
-        "W_enc": (site, width),
-        "W_dec": (width, site),
-        "b_enc": (width,),
-        "b_dec": (site,),
-        "threshold": (width,),
-    }
-    wrong = [name for name in _ARRAYS if shapes[name] != wanted[name]]
-    if wrong:
-        raise SaeError(
-            f"The SAE's shapes do not fit the model's {source.site}.",
-            where=str(source.path),
-            found=", ".join(f"{name} {shapes[name]}" for name in wrong),
-            expected=", ".join(f"{name} {wanted[name]}" for name in wrong),
-            mend=f"the site's vectors have {site} numbers: is this SAE for another model or site?",
-        )
-
-
-def _check_values(source: SaeSource, arrays: dict[str, Any]) -> None:
-    for name, array in arrays.items():
-        bad = int(array.size - np.isfinite(array).sum())
-        if bad:
-            raise SaeError(
-                "The SAE has weights that are not finite.",
-                where=f"{source.path}, array {name}",
-                found=f"{bad} of {array.size} values",
-                expected="finite float32 values",
-                mend="download or copy it again",
-            )
-    negative = int((arrays["threshold"] < 0).sum())
-    if negative:
-        raise SaeError(
-            "The SAE has thresholds below zero, which JumpReLU does not allow.",
-            where=f"{source.path}, array threshold",
-            found=f"{negative} values below zero, the least {arrays['threshold'].min():.4g}",
-            expected="values of at least 0",
-        )
 
 
 def _hash_file(path: Path) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from threading import Event, Lock, local
 from typing import Any, Literal, cast, get_args
 
@@ -16,25 +18,46 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-SiteKind = Literal["res", "mlp", "att"]
+SiteKind = Literal["res", "mlp", "att", "transcoder", "mlp_in", "embedding"]
 SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 
-SITE_TENSORS: dict[SiteKind, str] = {
+_TENSORS: dict[SiteKind, str] = {
     "res": "output of model.layers[N]",
     "mlp": "output of model.layers[N].post_feedforward_layernorm",
     "att": "input of model.layers[N].self_attn.o_proj",
+    # Gemma Scope's transcoders, whose encoders have the norm's gain folded in.
+    "transcoder": "input of model.layers[N].pre_feedforward_layernorm, divided by its root mean "
+    "square, without the norm's gain",
+    # Gemma Scope 2's transcoders.
+    "mlp_in": "output of model.layers[N].pre_feedforward_layernorm",
+    "embedding": "rows of model.embed_tokens.weight, before they are scaled",
 }
+# What is read before the MLP is to predict what the MLP adds; all else is to be rebuilt itself.
+_TARGETS: dict[SiteKind, SiteKind] = {"transcoder": "mlp", "mlp_in": "mlp"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
-    """A place in the model: the residual stream after a layer, or one of its sublayers."""
+    """A place in the model: the residual stream after a layer, or one of its sublayers.
+
+    The embedding, which comes before all layers, counts as layer 0's.
+    """
 
     layer: int
     kind: SiteKind
 
     def __str__(self) -> str:
-        return f"{self.kind} of layer {self.layer}"
+        return self.kind if self.kind == "embedding" else f"{self.kind} of layer {self.layer}"
+
+    @property
+    def tensor(self) -> str:
+        """Which tensor of the Hugging Face model this is, in words."""
+        return _TENSORS[self.kind].replace("[N]", f"[{self.layer}]")
+
+    @property
+    def target(self) -> Site:
+        """The site that an SAE which reads here reconstructs."""
+        return Site(self.layer, _TARGETS.get(self.kind, self.kind))
 
 
 def site_width(site: Site, config: Any) -> int:
@@ -42,6 +65,10 @@ def site_width(site: Site, config: Any) -> int:
     if site.kind == "att":
         return int(config.num_attention_heads * config.head_dim)
     return int(config.hidden_size)
+
+
+class _AllSeenError(Exception):
+    """Ends a pass once every site that was asked for has been read."""
 
 
 class SiteReader:
@@ -61,25 +88,33 @@ class SiteReader:
         self._hooked: set[Site] = set()
         self._lock = Lock()
         self.cancelled = Event()
-        for layer in cast(Any, model).layers:
-            layer.register_forward_pre_hook(self._stop_if_cancelled)
+        for number, layer in enumerate(cast(Any, model).layers):
+            layer.register_forward_pre_hook(partial(self._before_layer, number))
         self._hook(sites)
 
     def read(
         self, input_ids: Int[torch.Tensor, "B S"], sites: Iterable[Site]
     ) -> dict[Site, Float[torch.Tensor, "B S D"]]:
-        """The sites' tensors, from one pass.
+        """The sites' tensors, from one pass; from none, where only the embedding is read.
 
         Raises:
             CancelledError: `cancelled` was set meanwhile.
         """
-        self._hook(sites)
-        self._seen.tensors = {}
+        wanted = list(sites)
+        self._hook(wanted)
+        self._seen.deepest = max((site.layer for site in wanted), default=0)
+        self._seen.tensors = {
+            site: nn.functional.embedding(input_ids, cast(Any, self._model).embed_tokens.weight)
+            for site in wanted
+            if site.kind == "embedding"
+        }
         try:
-            self._model(input_ids=input_ids, use_cache=False)
-            return {site: self._seen.tensors[site] for site in sites}
+            if len(self._seen.tensors) < len(set(wanted)):
+                with suppress(_AllSeenError):
+                    self._model(input_ids=input_ids, use_cache=False)
+            return {site: self._seen.tensors[site] for site in wanted}
         finally:
-            del self._seen.tensors
+            del self._seen.tensors, self._seen.deepest
 
     def _hook(self, sites: Iterable[Site]) -> None:
         with self._lock:
@@ -88,6 +123,8 @@ class SiteReader:
                 self._hooked.add(site)
 
     def _add_hook(self, site: Site) -> None:
+        if site.kind == "embedding":
+            return
         layer: nn.Module = cast(Any, self._model).layers[site.layer]
 
         def keep_output(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
@@ -95,6 +132,11 @@ class SiteReader:
 
         def keep_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             self._keep(site, inputs[0])
+
+        def keep_normed_input(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            x = inputs[0].float()
+            mean_square = x.square().mean(-1, keepdim=True)
+            self._keep(site, x * torch.rsqrt(mean_square + cast(Any, norm).eps))
 
         match site.kind:
             case "res":
@@ -104,10 +146,20 @@ class SiteReader:
                 norm.register_forward_hook(keep_output)
             case "att":
                 layer.get_submodule("self_attn.o_proj").register_forward_pre_hook(keep_input)
+            case "transcoder":
+                norm = layer.get_submodule("pre_feedforward_layernorm")
+                norm.register_forward_pre_hook(keep_normed_input)
+            case "mlp_in":
+                norm = layer.get_submodule("pre_feedforward_layernorm")
+                norm.register_forward_hook(keep_output)
 
     def _keep(self, site: Site, tensor: torch.Tensor) -> None:
-        self._seen.tensors[site] = tensor
+        # In passes that were not begun by `read` nobody asks.
+        getattr(self._seen, "tensors", {})[site] = tensor
 
-    def _stop_if_cancelled(self, *_: Any) -> None:
+    def _before_layer(self, number: int, *_: Any) -> None:
         if self.cancelled.is_set():
             raise CancelledError
+        # Passes that were not begun by `read` go to the end.
+        if number > getattr(self._seen, "deepest", number):
+            raise _AllSeenError

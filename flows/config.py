@@ -35,7 +35,7 @@ TOY = "toy"
 CHUNK_DOCUMENTS = 256
 """Documents in a chunk, the unit that is absorbed once; never a setting, so that runs agree."""
 
-Site = Literal["res", "mlp", "att"]
+Site = Literal["res", "mlp", "att", "transcoder", "mlp_in", "embedding"]
 Explainer = Literal["token_lookup"]
 Simulator = Literal["token_lookup"]
 
@@ -181,6 +181,10 @@ class CollectSection(Section):
         default=1024, description="tokens that the model sees at once, BOS included"
     )
     chunks_per_part: Positive = Field(default=16, description="chunks of 256 documents in one part")
+    memory_gib: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="for SAEs and what is kept of their features; by default 60% of the memory",
+    )
     explain: KeptInExplain = KeptInExplain()
     select: KeptInSelect = KeptInSelect()
     score: KeptInScore = KeptInScore()
@@ -300,8 +304,13 @@ def load_config(path: Path | str) -> Config:
 
 
 def differing_keys(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two configurations differ, with both values."""
+    """The dotted keys in which two configurations differ, with both values.
+
+    How much memory may be taken changes no result and differs between machines.
+    """
     ours, theirs = (dict(_flatten(config.model_dump(mode="json"))) for config in (one, other))
+    for values in (ours, theirs):
+        values.pop("collect.memory_gib", None)
     return {
         key: (ours.get(key), theirs.get(key))
         for key in [*ours, *(set(theirs) - set(ours))]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scopenote.extract.sites import SITE_KINDS
+from scopenote.flows import config as config_module
 from scopenote.flows.config import (
     Config,
     CorpusSection,
@@ -182,3 +185,7 @@ def test_two_configurations_differ_in_named_keys() -> None:
     ours = demo_config(max_tokens=1000)
     assert differing_keys(ours, ours) == {}
     assert differing_keys(ours, demo_config(max_tokens=2000)) == {"corpus.max_tokens": (1000, 2000)}
+
+
+def test_an_sae_may_be_named_for_every_site_there_is() -> None:
+    assert get_args(config_module.Site) == SITE_KINDS

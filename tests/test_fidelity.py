@@ -37,7 +37,7 @@ def whole_number_sae(stated_l0: float | None = None) -> Sae:
 def test_fidelity_is_measured_on_every_64th_token() -> None:
     sae = whole_number_sae()
     x = torch.from_numpy(np.random.default_rng(2).integers(-3, 4, (150, 5)).astype(np.float32))
-    found = FidelitySums.measure(sae, x, find_firings(sae, x))
+    found = FidelitySums.measure(sae, x, x, find_firings(sae, x))
     sample = x[[0, 64, 128]]
     error = sample - sae.decode(sae.encode(sample))
     assert found.n_tokens == 3
@@ -78,6 +78,16 @@ def test_an_l0_off_by_two_or_an_fvu_above_one_is_a_mismatch(
         check_fidelity(sae, mean_l0, fvu)
     assert raised.value.where == "my-sae, which reads the output of model.layers[3]"
     assert "--allow-mismatch" in (raised.value.mend or "")
+
+
+def test_a_transcoder_s_mismatch_names_what_it_reads_and_what_it_reconstructs() -> None:
+    sae = whole_number_sae()
+    transcoder = replace(sae, source=replace(sae.source, site=Site(3, "transcoder")))
+    with pytest.raises(FidelityMismatch) as raised:
+        check_fidelity(transcoder, 70, 1.5)
+    where = raised.value.where or ""
+    assert "input of model.layers[3].pre_feedforward_layernorm" in where
+    assert where.endswith("reconstructs the output of model.layers[3].post_feedforward_layernorm")
 
 
 def collect_toy(trained_on: SiteKind, kind: SiteKind, allow_mismatch: bool = False) -> int:

@@ -23,7 +23,7 @@ from scopenote.extract.local_files import find_local_model
 from scopenote.extract.models import TOY, load_model
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import Sae, load_sae
-from scopenote.extract.sites import SITE_KINDS, Site, SiteKind
+from scopenote.extract.sites import Site, SiteKind
 from scopenote.store.errors import ModelError
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from .tiny_gemma import BOS, save_tiny_gemma, save_tiny_sae, site_inputs
 
 IDS = torch.tensor([[BOS, 336, 264, 262, 281, 338, 280, 263, 276, 280, 261, 300]])
 LAYERS = 3
+KINDS: tuple[SiteKind, ...] = ("res", "mlp", "att")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_clamping_is_what_a_forward_pass_layer_by_layer_gives(
     assert differ(found, next_token_probabilities(model, IDS, Site(2, "mlp"), clamp(5, value)))
 
 
-@pytest.mark.parametrize("kind", SITE_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_steering_is_what_a_forward_pass_layer_by_layer_gives(
     model: FullModel, kind: SiteKind
 ) -> None:
@@ -203,7 +204,7 @@ def test_a_change_ends_with_its_pass(model: FullModel) -> None:
     assert torch.equal(next_token_probabilities(model, IDS), before)
 
 
-@pytest.mark.parametrize("site", [Site(n, k) for n in range(LAYERS) for k in SITE_KINDS], ids=str)
+@pytest.mark.parametrize("site", [Site(n, k) for n in range(LAYERS) for k in KINDS], ids=str)
 def test_sites_are_read_as_the_collector_reads_them(
     folder: Path, model: FullModel, site: Site
 ) -> None:

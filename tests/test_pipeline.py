@@ -257,3 +257,29 @@ def _wait_for_work(folder: Path, process: subprocess.Popen[str]) -> None:
         if log.exists() and log.stat().st_mtime_ns != before:
             return
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sharded"
+    shards = [
+        subprocess.Popen(
+            command("collect", folder, "--config", config, "--shard", f"{n}/3"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in (1, 2, 3)
+    ]
+    for shard in shards:
+        _, said = shard.communicate(timeout=300)
+        assert shard.returncode == 0, said
+    assert not (folder / "work.duckdb").exists()
+    assert len(list((folder / "parts").iterdir())) == 3
+    finished = run("run", folder)
+    assert finished.returncode == 0, finished.stderr
+    assert tables(folder) == tables(undisturbed)
+    again = run("collect", folder, "--shard", "2/3")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to do" in again.stderr

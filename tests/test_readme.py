@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scopenote.extract.gemma_scope_index import check_published, resolve_short_name
 from scopenote.flows import cli
 from scopenote.flows.config import load_config
 from scopenote.store.errors import ConfigurationError
@@ -78,7 +79,10 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
     config = load_config(file)
     assert config.model.name == "google/gemma-2-2b"
     assert config.corpus.path == str(tmp_path / "texts")
-    assert config.saes.paths[0].path.startswith("google/gemma-scope-2b-pt-res/")
+    for entry in config.saes.paths:
+        path = resolve_short_name(entry.path) or entry.path
+        owner, name, inside = path.split("/", 2)
+        check_published(f"{owner}/{name}", inside)
 
 
 def test_the_answer_to_a_wrong_key_is_the_one_shown(

@@ -1,20 +1,19 @@
-"""SAE files: their arithmetic, what is refused and why, and what a path says of itself."""
+"""SAE files: their arithmetic, and what is refused and why."""
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import errors
-from scopenote.extract.sae_sources import SaeSource, locate_sae
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
+from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import Sae, load_sae
 from scopenote.extract.sites import Site
 from scopenote.store.errors import SaeError
@@ -23,20 +22,66 @@ from .tiny_gemma import sae_arrays, save_tiny_sae, tiny_config
 
 HIDDEN, WIDTH = 16, 40
 CONFIG = tiny_config(hidden=HIDDEN, heads=2, head_dim=12)
-GEMMA_SCOPE = "google/gemma-scope-2b-pt-res"
-HUB_PATH = f"{GEMMA_SCOPE}/layer_20/width_16k/average_l0_71"
+
+
+Save = Callable[[Path, dict[str, Any]], Path]
 
 
 def save(folder: Path, arrays: dict[str, Any]) -> Path:
-    """These arrays as the SAE of the residual stream of layer 1."""
+    """These arrays as the SAE of the residual stream of layer 1, in Gemma Scope's form."""
     file = folder / "res/layer_1/width_40/average_l0_5/params.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, **arrays)
     return file
 
 
+def save_2(folder: Path, arrays: dict[str, Any], family: str = "resid_post") -> Path:
+    """The same in the form of Gemma Scope 2."""
+    file = folder / family / "layer_1_width_40_l0_medium/params.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lower = {name.lower(): np.asarray(array, np.float32) for name, array in arrays.items()}
+    save_file(lower, file)
+    return file
+
+
+both_forms = pytest.mark.parametrize("save", [save, save_2], ids=["npz", "safetensors"])
+
+
 def load(file: Path) -> Sae:
     return load_sae(locate_sae(str(file), "tiny-gemma-2"), CONFIG)
+
+
+def test_both_forms_of_the_same_sae_compute_the_same(tmp_path: Path) -> None:
+    arrays = sae_arrays(WIDTH, HIDDEN)
+    one, two = load(save(tmp_path, arrays)), load(save_2(tmp_path, arrays))
+    for name in ("encoder", "encoder_bias", "threshold", "decoder", "decoder_bias"):
+        assert torch.equal(getattr(one, name), getattr(two, name))
+    assert two.skip is None
+    assert (two.site, two.source.stated_l0) == (Site(1, "res"), None)
+    assert two.sae_id == "tiny-gemma-2/1-gemmascope-2-res-40"
+
+
+def test_half_precision_in_safetensors_is_read_as_float32(tmp_path: Path) -> None:
+    arrays = sae_arrays(WIDTH, HIDDEN)
+    file = save_2(tmp_path, arrays)
+    halved = {name.lower(): torch.from_numpy(array).bfloat16() for name, array in arrays.items()}
+    save_tensors(halved, file)
+    sae = load(file)
+    assert torch.equal(sae.encoder, torch.from_numpy(arrays["W_enc"].T).bfloat16().float())
+
+
+def test_a_transcoder_may_pass_its_input_on(tmp_path: Path) -> None:
+    arrays = sae_arrays(WIDTH, HIDDEN)
+    arrays["affine_skip_connection"] = np.triu(np.ones((HIDDEN, HIDDEN), np.float32))
+    sae = load(save_2(tmp_path, arrays, "transcoder"))
+    assert (sae.site, sae.target) == (Site(1, "mlp_in"), Site(1, "mlp"))
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((9, HIDDEN)).astype(np.float32))
+    straight = x.numpy() @ arrays["affine_skip_connection"]
+    features = sae.decode(sae.encode(x)).numpy()
+    np.testing.assert_allclose(sae.reconstruct(x), features + straight, atol=1e-4)
+    moved = sae.to(torch.device("meta"))
+    assert moved.skip is not None
+    assert moved.skip.is_meta
 
 
 def refuse(file: Path) -> SaeError:
@@ -153,6 +198,18 @@ def save_words(file: Path) -> None:
     np.savez(file, **sae_arrays(WIDTH, HIDDEN) | {"b_dec": np.array(["word"])})
 
 
+@both_forms
+@pytest.mark.parametrize("spoil", [cut_short, empty, write_text])
+def test_a_damaged_file_of_either_form_is_refused(
+    tmp_path: Path, save: Save, spoil: Callable[[Path], None]
+) -> None:
+    file = save(tmp_path, sae_arrays(WIDTH, HIDDEN))
+    spoil(file)
+    refused = refuse(file)
+    assert refused.what.startswith("The SAE's file cannot be read")
+    assert refused.found
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -190,17 +247,21 @@ def test_pickled_content_is_never_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "attacked").exists()
 
 
-def test_missing_arrays_are_told_from_those_there(tmp_path: Path) -> None:
+@both_forms
+def test_missing_arrays_are_told_from_those_there(tmp_path: Path, save: Save) -> None:
     arrays = sae_arrays(WIDTH, HIDDEN)
     del arrays["threshold"]
     refused = refuse(save(tmp_path, arrays))
-    assert refused.found == "W_enc, W_dec, b_enc, b_dec"
+    found = sorted((refused.found or "").lower().split(", "))
+    assert found == ["b_dec", "b_enc", "w_dec", "w_enc"]
     assert "threshold" in (refused.expected or "")
 
 
+@both_forms
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
     [
+        ("affine_skip_connection", (HIDDEN, WIDTH), (HIDDEN, HIDDEN)),
         ("W_enc", (WIDTH, HIDDEN), (HIDDEN, WIDTH)),
         ("W_dec", (HIDDEN, WIDTH), (WIDTH, HIDDEN)),
         ("threshold", (WIDTH - 1,), (WIDTH,)),
@@ -209,7 +270,7 @@ def test_missing_arrays_are_told_from_those_there(tmp_path: Path) -> None:
     ],
 )
 def test_shapes_that_do_not_fit_each_other_are_named(
-    tmp_path: Path, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+    tmp_path: Path, save: Save, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
     refused = refuse(save(tmp_path, sae_arrays(WIDTH, HIDDEN) | {name: np.ones(shape)}))
     assert refused.found == f"{name} {shape}"
@@ -224,9 +285,12 @@ def test_an_sae_of_another_model_or_site_is_refused_with_the_shapes(tmp_path: Pa
     assert "16 numbers" in (refused.mend or "")
 
 
+@both_forms
 @pytest.mark.parametrize("name", ["W_enc", "W_dec", "b_enc", "b_dec", "threshold"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(
+    tmp_path: Path, save: Save, name: str, value: float
+) -> None:
     arrays = sae_arrays(WIDTH, HIDDEN)
     arrays[name].flat[3] = value
     refused = refuse(save(tmp_path, arrays))
@@ -234,252 +298,13 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, valu
     assert refused.found == f"1 of {arrays[name].size} values"
 
 
-def test_thresholds_below_zero_are_refused(tmp_path: Path) -> None:
+@both_forms
+def test_thresholds_below_zero_are_refused(tmp_path: Path, save: Save) -> None:
     arrays = sae_arrays(WIDTH, HIDDEN)
     arrays["threshold"][[2, 5]] = -0.5
     assert refuse(save(tmp_path, arrays)).found == "2 values below zero, the least -0.5"
 
 
-def test_a_threshold_of_zero_is_allowed(tmp_path: Path) -> None:
+@both_forms
+def test_a_threshold_of_zero_is_allowed(tmp_path: Path, save: Save) -> None:
     load(save(tmp_path, sae_arrays(WIDTH, HIDDEN) | {"threshold": np.zeros(WIDTH)}))
-
-
-# --- what a local path says ---------------------------------------------------------------
-
-
-def touch(file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch()
-    return file
-
-
-def locate_below(folder: Path, path: str, **told: Any) -> SaeSource:
-    touch(folder / path / "params.npz")
-    return locate_sae(str(folder / path), "gemma-2-2b", **told)
-
-
-@pytest.mark.parametrize("ending", ["", "/", "/params.npz"])
-def test_a_folder_and_its_file_mean_the_same_sae(tmp_path: Path, ending: str) -> None:
-    file = save_tiny_sae(tmp_path, "mlp", 2, WIDTH, HIDDEN, l0=7)
-    path = f"{file.parent}{ending}"
-    assert locate_sae(path, "tiny") == SaeSource(
-        sae_id="tiny/2-mlp-40", path=file, site=Site(2, "mlp"), stated_l0=7.0, source=path
-    )
-
-
-@pytest.mark.parametrize(
-    ("path", "site", "source"),
-    [
-        ("res/layer_1/width_1k/average_l0_19", Site(1, "res"), "1-res-1k"),
-        ("my-saes-att/layer_0/width_512/average_l0_8", Site(0, "att"), "0-att-512"),
-        # The canonical choices are 71 (res), 62 (att), 131 (mlp of 9B).
-        (f"{HUB_PATH}", Site(20, "res"), "20-gemmascope-res-16k"),
-        (
-            "gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_22",
-            Site(20, "res"),
-            "20-gemmascope-res-16k-l0-22",
-        ),
-        (
-            "gemma-scope-2b-pt-att/layer_20/width_16k/average_l0_62",
-            Site(20, "att"),
-            "20-gemmascope-att-16k",
-        ),
-        (
-            "gemma-scope-2b-pt-mlp/layer_25/width_65k/average_l0_107",
-            Site(25, "mlp"),
-            "25-gemmascope-mlp-65k",
-        ),
-        (
-            "gemma-scope-9b-it-res/layer_31/width_131k/average_l0_109",
-            Site(31, "res"),
-            "31-gemmascope-res-131k",
-        ),
-        (
-            "gemma-scope-27b-pt-res/layer_34/width_131k/average_l0_785",
-            Site(34, "res"),
-            "34-gemmascope-res-131k-l0-785",
-        ),
-        # Not published: no canonical choice, so the L0 is always told.
-        (
-            "gemma-scope-2b-pt-res/layer_3/width_2k/average_l0_100",
-            Site(3, "res"),
-            "3-gemmascope-res-2k-l0-100",
-        ),
-    ],
-)
-def test_gemma_scope_s_layout_says_what_an_sae_reads(
-    tmp_path: Path, path: str, site: Site, source: str
-) -> None:
-    located = locate_below(tmp_path, path)
-    assert (located.site, located.sae_id) == (site, f"gemma-2-2b/{source}")
-    assert located.stated_l0 == float(path.rpartition("_")[2])
-
-
-def test_the_hub_s_cache_is_read_as_the_repository_it_holds(tmp_path: Path) -> None:
-    repository = tmp_path / "models--google--gemma-scope-2b-pt-res"
-    blob = touch(repository / "blobs/0a1b")
-    folder = repository / "snapshots/fd57/layer_20/width_16k/average_l0_71"
-    folder.mkdir(parents=True)
-    (folder / "params.npz").symlink_to(blob)
-    located = locate_sae(str(folder), "gemma-2-2b")
-    assert located.sae_id == "gemma-2-2b/20-gemmascope-res-16k"
-    assert located.site == Site(20, "res")
-
-
-def test_a_relative_path_is_read_as_the_folder_it_lies_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = touch(tmp_path / "att/layer_2/width_1k/average_l0_5/params.npz").parent
-    monkeypatch.chdir(folder.parents[1])
-    assert locate_sae("width_1k/average_l0_5", "m").sae_id == "m/2-att-1k"
-    monkeypatch.chdir(folder)
-    assert locate_sae("params.npz", "m").site == Site(2, "att")
-
-
-def test_another_layout_is_told_by_the_caller(tmp_path: Path) -> None:
-    located = locate_below(tmp_path, "my-sae", kind="mlp", layer=4)
-    assert located.sae_id == "gemma-2-2b/my-sae"
-    assert (located.site, located.stated_l0) == (Site(4, "mlp"), None)
-
-
-@pytest.mark.parametrize(
-    ("path", "told", "found"),
-    [
-        ("my-sae", {}, "site unknown, layer unknown"),
-        ("my-sae", {"kind": "res"}, "site res, layer unknown"),
-        ("my-sae", {"layer": 0}, "site unknown, layer 0"),
-        ("mine/layer_4/width_1k/average_l0_5", {}, "site unknown, layer 4"),
-        (
-            "gemma-scope-2b-pt-transcoders/layer_4/width_16k/average_l0_5",
-            {},
-            "site unknown, layer 4",
-        ),
-    ],
-)
-def test_a_path_that_does_not_say_what_is_read_is_refused(
-    tmp_path: Path, path: str, told: dict[str, Any], found: str
-) -> None:
-    with pytest.raises(SaeError) as refused:
-        locate_below(tmp_path, path, **told)
-    assert refused.value.found == found
-    assert 'site = "res", layer = 20' in (refused.value.mend or "")
-
-
-def test_the_caller_fills_in_what_the_layout_leaves_open(tmp_path: Path) -> None:
-    located = locate_below(tmp_path, "mine/layer_4/width_1k/average_l0_5", kind="att")
-    assert located.site == Site(4, "att")
-
-
-@pytest.mark.parametrize("path", ["missing.npz", "no/such/folder", "empty"])
-def test_a_path_with_nothing_there_is_named(tmp_path: Path, path: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SaeError, match="There is no SAE") as refused:
-        locate_sae(str(tmp_path / path), "tiny")
-    assert refused.value.found == str(tmp_path / path)
-
-
-# --- the hub ------------------------------------------------------------------------------
-
-
-class FakeHub:
-    """Stands where the network begins: gives a file, or fails as told."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.asked, self.failure = folder, [], None
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
-        monkeypatch.chdir(folder)
-
-    asked: list[tuple[str, str]]
-    failure: Exception | None
-
-    def download(self, repo_id: str, filename: str) -> str:
-        self.asked.append((repo_id, filename))
-        if self.failure:
-            raise self.failure
-        return str(touch(self.folder / "cache" / "0a1b"))
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    return FakeHub(tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("ending", ["", "/", "/params.npz"])
-def test_a_path_on_the_hub_is_downloaded(hub: FakeHub, ending: str) -> None:
-    located = locate_sae(HUB_PATH + ending, "gemma-2-2b")
-    assert hub.asked == [(GEMMA_SCOPE, "layer_20/width_16k/average_l0_71/params.npz")]
-    assert located == SaeSource(
-        sae_id="gemma-2-2b/20-gemmascope-res-16k",
-        path=hub.folder / "cache" / "0a1b",
-        site=Site(20, "res"),
-        stated_l0=71.0,
-        source=HUB_PATH + ending,
-    )
-
-
-def test_what_lies_here_is_not_asked_of_the_hub(hub: FakeHub) -> None:
-    file = touch(hub.folder / HUB_PATH / "params.npz")
-    assert locate_sae(HUB_PATH, "gemma-2-2b").path.samefile(file)
-    assert hub.asked == []
-
-
-@pytest.mark.parametrize("path", ["./saes/my/sae", "saes/sae", "/saes/my/sae", "~/saes/my/sae"])
-def test_what_can_only_be_local_is_not_asked_of_the_hub(hub: FakeHub, path: str) -> None:
-    with pytest.raises(SaeError, match="There is no SAE"):
-        locate_sae(path, "gemma-2-2b", "res", 1)
-    assert hub.asked == []
-
-
-def test_nothing_is_downloaded_before_it_is_known_what_it_reads(hub: FakeHub) -> None:
-    with pytest.raises(SaeError, match="does not say which tensor"):
-        locate_sae("someone/saes/layer_1", "gemma-2-2b")
-    assert hub.asked == []
-
-
-def answer(status: int) -> httpx2.Response:
-    return httpx2.Response(status, request=httpx2.Request("GET", "https://hub.example"))
-
-
-@pytest.mark.parametrize(
-    ("failure", "what", "mend"),
-    [
-        (
-            errors.GatedRepoError("403: gated", response=answer(403)),
-            "is not open to you",
-            "HF_TOKEN",
-        ),
-        (
-            errors.RepositoryNotFoundError("404", response=answer(404)),
-            "does not exist, or is private",
-            "saes",
-        ),
-        (
-            errors.RemoteEntryNotFoundError("404", response=answer(404)),
-            "has no such file",
-            "average_l0_71",
-        ),
-        (errors.LocalEntryNotFoundError("no connection"), "cannot be reached", "connection"),
-        (errors.OfflineModeIsEnabled("offline"), "cannot be reached", "connection"),
-        (errors.HfHubHTTPError("503", response=answer(503)), "cannot be reached", "connection"),
-        (httpx2.ReadTimeout(""), "cannot be reached", "connection"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-def test_a_download_that_fails_says_why(
-    hub: FakeHub, failure: Exception, what: str, mend: str
-) -> None:
-    hub.failure = failure
-    path = f"{GEMMA_SCOPE}/layer_20/width_16k/average_l0_70"
-    with pytest.raises(SaeError) as refused:
-        locate_sae(path, "gemma-2-2b")
-    error = refused.value
-    assert error.what.endswith(f"the hub's repository {GEMMA_SCOPE} {what}.")
-    assert "layer_20/width_16k/average_l0_70/params.npz" in (error.where or "")
-    assert error.found == (str(failure) or "ReadTimeout")
-    assert mend in (error.mend or "")
-
-
-def test_a_full_disk_is_not_taken_for_a_missing_connection(hub: FakeHub) -> None:
-    hub.failure = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(OSError, match="No space left"):
-        locate_sae(HUB_PATH, "gemma-2-2b")

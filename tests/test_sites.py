@@ -18,7 +18,10 @@ from transformers import AutoModel
 from .tiny_gemma import BOS, PAD, save_tiny_gemma
 
 LAYERS = 3
-SITES = [Site(layer, kind) for layer in range(LAYERS) for kind in SITE_KINDS]
+EMBEDDING = Site(0, "embedding")
+SITES = [EMBEDDING] + [
+    Site(layer, kind) for layer in range(LAYERS) for kind in SITE_KINDS if kind != "embedding"
+]
 IDS = torch.tensor(
     [
         [BOS, 336, 264, 262, 281, 338, 280, 263, 276, 280, 261, 300],
@@ -66,13 +69,13 @@ def plain_gemma2(
     n_heads, n_groups, d = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
     eps, theta = c["rms_norm_eps"], c["rope_parameters"]["rope_theta"]
     cap, scale = c["attn_logit_softcapping"], c["query_pre_attn_scalar"] ** -0.5
-    seen = {}
 
     def changed(kind: SiteKind, x: Tensor) -> Tensor:
         change = changes.get(Site(layer, kind))
         return x if change is None else change(x)
 
-    x = w["embed_tokens.weight"][ids] * math.sqrt(c["hidden_size"])
+    seen = {EMBEDDING: w["embed_tokens.weight"][ids]}
+    x = seen[EMBEDDING] * math.sqrt(c["hidden_size"])
     for layer in range(c["num_hidden_layers"]):
         own = {
             name.removeprefix(f"layers.{layer}.").removesuffix(".weight"): weight
@@ -92,7 +95,9 @@ def plain_gemma2(
         seen[Site(layer, "att")] = changed("att", heads.transpose(0, 1).flatten(1))
         attended = seen[Site(layer, "att")] @ own["self_attn.o_proj"].T
         x = x + rms_norm(attended, own["post_attention_layernorm"], eps)
+        seen[Site(layer, "transcoder")] = rms_norm(x, torch.zeros(()), eps)
         h = rms_norm(x, own["pre_feedforward_layernorm"], eps)
+        seen[Site(layer, "mlp_in")] = h
         gate = torch.nn.functional.gelu(h @ own["mlp.gate_proj"].T, approximate="tanh")
         h = (gate * (h @ own["mlp.up_proj"].T)) @ own["mlp.down_proj"].T
         h = rms_norm(h, own["post_feedforward_layernorm"], eps)
@@ -134,7 +139,30 @@ def test_the_sites_differ_from_each_other(model: SubjectModel) -> None:
 def test_a_site_is_as_wide_as_it_says(model: SubjectModel, kind: SiteKind) -> None:
     site = Site(1, kind)
     width = model.read_sites(IDS, [site])[site].shape[-1]
-    assert width == site_width(site, model.config) == {"res": 16, "mlp": 16, "att": 48}[kind]
+    assert width == site_width(site, model.config) == (48 if kind == "att" else 16)
+
+
+@pytest.mark.parametrize("kind", SITE_KINDS)
+def test_only_what_reads_before_the_mlp_reconstructs_another_site(kind: SiteKind) -> None:
+    target = Site(2, "mlp") if kind in ("transcoder", "mlp_in") else Site(2, kind)
+    assert Site(2, kind).target == target
+
+
+def test_the_gain_of_the_norm_is_all_that_tells_the_two_transcoder_inputs_apart(
+    model: SubjectModel,
+) -> None:
+    plain, scaled = Site(LAYERS - 1, "transcoder"), Site(LAYERS - 1, "mlp_in")
+    read = model.read_sites(IDS, [plain, scaled])
+    gain = 1 + model.network.layers[LAYERS - 1].pre_feedforward_layernorm.weight.detach()
+    torch.testing.assert_close(read[plain] * gain, read[scaled])
+    root_mean_square = read[plain].square().mean(-1).sqrt()
+    torch.testing.assert_close(root_mean_square, torch.ones(IDS.shape), rtol=1e-3, atol=0)
+
+
+def test_the_embedding_alone_is_read_without_running_the_model(folder: Path) -> None:
+    model = load_model(str(folder), [EMBEDDING], "cpu", "float32")
+    model.network.layers[0].register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    assert model.read_sites(IDS, [EMBEDDING])[EMBEDDING].shape == (*IDS.shape, 16)
 
 
 def test_the_last_residual_is_read_before_the_final_norm(folder: Path, model: SubjectModel) -> None:
@@ -202,3 +230,21 @@ def test_a_pass_that_is_cancelled_ends_at_its_next_layer(model: SubjectModel) ->
     finally:
         model.reader.cancelled.clear()
     assert set(model.read_sites(IDS, SITES)) == set(SITES)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SITE_KINDS if kind != "embedding"])
+def test_a_pass_ends_after_the_deepest_layer_that_is_asked_for(
+    model: SubjectModel, kind: SiteKind
+) -> None:
+    entered: list[int] = []
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda *_, n=number: entered.append(n))
+        for number, layer in enumerate(model.network.layers)
+    ]
+    model.read_sites(IDS, [Site(0, kind)])
+    shallow, entered[:] = list(entered), []
+    model.network(input_ids=IDS)  # not begun by the reader
+    for handle in handles:
+        handle.remove()
+    assert shallow == [0]
+    assert entered == [0, 1, 2]

@@ -1,0 +1,177 @@
+"""What the folders of Gemma Scope and Gemma Scope 2 say of the SAEs in them.
+
+Ids follow Neuronpedia: of several SAEs of one layer, site and width one bears the plain id, and
+the others append what tells them apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..store.errors import SaeError
+from .gemma_scope_index import EMBEDDING, gemma_scope_id
+from .sites import SITE_KINDS, Site, SiteKind
+
+NPZ_FILE = "params.npz"
+SAFETENSORS_FILE = "params.safetensors"
+
+_LAYOUT = re.compile(
+    r"(?P<above>[^/]+)/(layer_(?P<layer>\d+)|embedding)"
+    r"/width_(?P<width>\w+)/average_l0_(?P<l0>\d+)$"
+)
+_REPOSITORY = re.compile(r"gemma-scope-\w+-(pt|it)-(res|mlp|att|transcoders)")
+
+_LAYOUT_2 = re.compile(
+    r"(?P<family>(?P<what>resid_post|mlp_out|attn_out|transcoder)(?P<all>_all)?)"
+    r"/layer_(?P<layer>\d+)_width_(?P<width>[^_/]+)_l0_(?P<l0>[^_/]+(?P<affine>_affine)?)$"
+)
+_KINDS_2: dict[str, SiteKind] = {
+    "resid_post": "res",
+    "mlp_out": "mlp",
+    "attn_out": "att",
+    "transcoder": "mlp_in",
+}
+# Those that Neuronpedia shows under a plain id (from the list of SAELens 6.54).
+_PLAIN_2 = {("resid_post", "medium"), ("transcoder_all", "small_affine")}
+_HOOKS: dict[SiteKind, str] = {
+    "res": "model.layers.{}.output",
+    "mlp": "model.layers.{}.post_feedforward_layernorm.output",
+    "att": "model.layers.{}.self_attn.o_proj.input",
+    "mlp_in": "model.layers.{}.pre_feedforward_layernorm.output",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a folder's path says.
+
+    Attributes:
+        source_id: the SAE's part of feature ids, such as `20-gemmascope-res-16k`.
+        kind: what the SAE reads, if that is told.
+        layer: counted from 0; 0 for the embedding.
+        stated_l0: active features per token that the name promises, if it does.
+        file: how the file in the folder is called.
+    """
+
+    source_id: str
+    kind: SiteKind | None
+    layer: int
+    stated_l0: float | None
+    file: str
+
+
+def read_layout(
+    folder: str, kind: SiteKind | None = None, layer: int | None = None
+) -> Layout | None:
+    """What a folder's path says, if it ends as Gemma Scope's or Gemma Scope 2's do.
+
+    Args:
+        folder: with `/` between names.
+        kind: what is read, where the caller knows better.
+        layer: likewise.
+    """
+    if found := _LAYOUT.search(folder):
+        return _read_layout(found, kind, layer)
+    if found := _LAYOUT_2.search(folder):
+        return _read_layout_2(found, kind, layer)
+    return None
+
+
+def _read_layout(found: re.Match[str], kind: SiteKind | None, layer: int | None) -> Layout:
+    above, width, l0 = found["above"], found["width"], int(found["l0"])
+    published = found["layer"] or EMBEDDING
+    if kind is None:
+        kind = "embedding" if published == EMBEDDING else _kind_in(above)
+    layer = int(found["layer"] or 0) if layer is None else layer
+    if _REPOSITORY.fullmatch(above) and kind is not None:
+        source_id = gemma_scope_id(above, published, kind, width, l0, str(layer))
+    else:
+        source_id = f"{layer}-{kind}-{width}"
+    return Layout(source_id, kind, layer, float(l0), NPZ_FILE)
+
+
+def _kind_in(above: str) -> SiteKind | None:
+    """The site in the name of the folder or repository above the layers."""
+    ending = above.rpartition("-")[2]
+    return next((kind for kind in SITE_KINDS if ending in (kind, f"{kind}s")), None)
+
+
+def _read_layout_2(found: re.Match[str], kind: SiteKind | None, layer: int | None) -> Layout:
+    kind = kind or _KINDS_2[found["what"]]
+    layer = int(found["layer"]) if layer is None else layer
+    shown = "transcoder" if kind == "mlp_in" else kind
+    source_id = f"{layer}-gemmascope-2-{shown}-{found['width']}"
+    if (found["family"], found["l0"]) not in _PLAIN_2:
+        # The two families of a site were trained apart, and share names of layers and widths.
+        family = "-all" if found["all"] else ""
+        source_id += f"{family}-l0-{found['l0'].replace('_', '-')}"
+    return Layout(source_id, kind, layer, None, SAFETENSORS_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class StatedConfig:
+    """What the config.json beside an SAE of Gemma Scope 2 says.
+
+    Attributes:
+        site: what the SAE reads, if that is told.
+        l0: active features per token, if that is told.
+    """
+
+    site: Site | None
+    l0: float | None
+
+
+def read_stated_config(file: Path) -> StatedConfig:
+    """The config.json of an SAE, or nothing where there is none.
+
+    Raises:
+        SaeError: it cannot be read, or tells of an SAE that Scopenote does not know: of another
+            architecture, or between tensors that are no sites.
+    """
+    if not file.is_file():
+        return StatedConfig(None, None)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        architecture = config.get("architecture", "jump_relu")
+        hook_in, hook_out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
+        l0 = float(config["l0"]) if config.get("l0") else None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise SaeError(
+            "The SAE's config.json cannot be read.",
+            where=str(file),
+            found=str(error),
+            expected="a JSON object, as Gemma Scope 2 has it",
+            mend="download or copy it again, or remove it and name site and layer in [saes]",
+        ) from error
+    if architecture != "jump_relu":
+        raise SaeError(
+            "The SAE is of a kind that Scopenote does not compute.",
+            where=str(file),
+            found=f"architecture {architecture!r}",
+            expected="jump_relu",
+        )
+    if hook_in is None:
+        return StatedConfig(None, l0)
+    site = _site_of_hook(hook_in)
+    if site is None or hook_out not in (None, _HOOKS[site.target.kind].format(site.layer)):
+        raise SaeError(
+            "The SAE reads or reconstructs a tensor that is no site of Scopenote.",
+            where=str(file),
+            found=f"from {hook_in} to {hook_out}",
+            expected="; ".join(
+                f"from {hook.format('N')}"
+                + (f" to {_HOOKS['mlp'].format('N')}" if kind == "mlp_in" else "")
+                for kind, hook in _HOOKS.items()
+            ),
+        )
+    return StatedConfig(site, l0)
+
+
+def _site_of_hook(hook: object) -> Site | None:
+    found = re.search(r"\.layers\.(\d+)\.", str(hook))
+    layer = int(found[1]) if found else 0
+    kinds = [kind for kind, name in _HOOKS.items() if name.format(layer) == hook]
+    return Site(layer, kinds[0]) if kinds else None
