@@ -156,7 +156,7 @@ def changed_site(network: Any, site: Site, change: Change) -> Iterator[None]:
         case "att":
             handle = layer.self_attn.o_proj.register_forward_pre_hook(change_input)
         case _:
-            raise ValueError(f"{site} is read only")
+            raise ValueError(f"nothing is changed at {site}: the model does not go on from there")
     try:
         yield
     finally:

@@ -16,13 +16,15 @@ import numpy as np
 from ..store.splits import SPLITS
 from .firing_passes import FeatureCounts
 from .kept_windows import KeptWindows
-from .passes import sketch_bytes
 from .sites import Site, site_width
 from .sketches import SketchSizes
 
 _SAE_NUMBER_BYTES = 4  # SAEs are computed in float32 whatever the model's type
 # Active tokens of a kept window, on average: 4.3 in the toy's top and 2.2 in its sample.
 _ACTIVE_TOKENS = 4
+# A table of kept rows grows by a quarter beyond need and is ranked when half as much again has
+# come in, from one copy into another.
+_ROW_HEADROOM = 1.25 * 1.5 * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,14 @@ def batch_need(
 def sketch_need(name: str, width: int, sizes: SketchSizes) -> Need:
     """What all features of an SAE remember, at most, while text is read."""
     rows = _kept_rows(sizes)
-    each = sketch_bytes(1, sizes) // rows
-    counts = sum(column.nbytes for column in FeatureCounts.zeros(width, len(SPLITS)))
+    row = _row_bytes()
+    counts = width * sum(column.nbytes for column in FeatureCounts.zeros(1, len(SPLITS)))
+    n_bytes = int(width * rows * row * _ROW_HEADROOM) + counts
     arithmetic = (
-        f"{width:,} features × {rows} kept rows × {each} bytes (firings and room to grow with "
-        f"them) + {counts:,} bytes of counts"
+        f"{width:,} features × {rows} kept rows × {row} bytes × {_ROW_HEADROOM:g} (room to rank) "
+        f"+ {counts:,} bytes of counts"
     )
-    return Need(name, width * rows * each + counts, arithmetic)
+    return Need(name, n_bytes, arithmetic)
 
 
 def context_need(name: str, width: int, sizes: SketchSizes, n_copies: int) -> Need:

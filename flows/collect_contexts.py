@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import chain, islice
 from typing import Any
 
@@ -32,6 +32,7 @@ from ..store.run_folder import RunFolder, clear_disk_errors
 from .batches import as_is
 from .collect_setup import corpus_source, load_collect_job, sae_sources
 from .config import Config
+from .describe_features import describe_features
 from .progress import Progress, Stage
 from .recorded_runs import recorded_run
 from .reports import StageReport
@@ -58,12 +59,14 @@ def collect_contexts(
         state = corpus_source_state(source, saes, config.corpus.max_tokens)
         remove_unfinished(folder.parts)
         before, counts = _read(folder), RowCounts()
+        load_job = cache(lambda: load_collect_job(config, saes))
         if before.complete_state != state:
-            job = load_collect_job(config, saes)
             documents = read_documents(source, counts)
-            _collect_rest(job, documents, config, folder, progress, allow_mismatch)
+            _collect_rest(load_job(), documents, config, folder, progress, allow_mismatch)
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
+        described = describe_features(config, folder, progress, load_job)
+        if described.has_changed or before.complete_state != state:
             with open_work(folder.path) as work:
                 mark_complete(work, state)
                 publish(work, folder.path)
@@ -74,7 +77,7 @@ def collect_contexts(
                 done=_read(folder).n_tokens - before.n_tokens,
                 already_done=before.n_tokens,
                 seconds=time.monotonic() - started,
-                notes=_notes(counts),
+                notes=_notes(counts) + described.notes,
             )
         )
         return run.stages[-1]

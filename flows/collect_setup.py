@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ..extract.collect_job import CollectJob
 from ..extract.corpus import CorpusSource
+from ..extract.memory_needs import sketch_need
 from ..extract.models import TOY, SubjectModel, load_model, model_name
 from ..extract.passes import (
     memory_of_device,
     memory_of_this_machine,
     plan_passes,
     released,
-    sketch_bytes,
 )
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.saes import Sae, load_sae
@@ -123,7 +123,7 @@ def _load_saes(
     needs: list[tuple[int, int]] = []
     for source in sources:
         sae = load_sae(source, model.config)
-        needs.append((sae.n_bytes, sketch_bytes(sae.width, sizes)))
+        needs.append((sae.n_bytes, sketch_need(sae.sae_id, sae.width, sizes).n_bytes))
         fits = len(plan_passes(needs, machine, device)) == 1
         saes.append(sae.to(model.device) if fits else released(sae))
     passes = plan_passes(needs, machine, device)

@@ -185,6 +185,13 @@ class CollectSection(Section):
         default=None,
         description="for SAEs and what is kept of their features; by default 60% of the memory",
     )
+    logit_effects: bool = Field(
+        default=True, description="the output tokens that each feature raises and lowers most"
+    )
+    neighbours: bool = Field(
+        default=True,
+        description="the nearest features, by cosine of the decoder and by firing together",
+    )
     explain: KeptInExplain = KeptInExplain()
     select: KeptInSelect = KeptInSelect()
     score: KeptInScore = KeptInScore()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scopenote.extract.firing_passes import FeatureCounts
 from scopenote.extract.kept_windows import KeptWindows
 from scopenote.extract.local_files import find_local_model, read_sae_shapes
 from scopenote.extract.memory_needs import (
@@ -20,7 +21,6 @@ from scopenote.extract.memory_needs import (
     sketch_need,
 )
 from scopenote.extract.models import TOY, load_model
-from scopenote.extract.passes import sketch_bytes
 from scopenote.extract.sites import Site
 from scopenote.extract.sketches import SketchSizes
 from transformers import AutoModelForCausalLM
@@ -68,10 +68,10 @@ def test_an_sae_takes_what_its_arrays_take_in_float32(tmp_path: Path) -> None:
 def test_sketches_take_more_than_the_rows_that_they_keep() -> None:
     rows = int(SIZES.kept_top.sum() + SIZES.kept_sample.sum())
     kept = KeptWindows.with_room(100 * rows, 4 * 100 * rows)
+    counts = sum(column.nbytes for column in FeatureCounts.zeros(100, 3))
     need = sketch_need("sketches", 100, SIZES)
-    assert sum(column.nbytes for column in kept) < sketch_bytes(100, SIZES) < need.n_bytes
-    assert f"100 features × {rows} kept rows × 160 bytes" in need.arithmetic
-    assert sketch_need("sketches", 200, SIZES).n_bytes == 2 * need.n_bytes
+    assert need.n_bytes == 3.75 * sum(column.nbytes for column in kept) + counts
+    assert f"100 features × {rows} kept rows" in need.arithmetic
 
 
 def test_disk_grows_with_features_windows_and_copies() -> None:

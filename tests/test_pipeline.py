@@ -25,6 +25,7 @@ TABLES = {
     "saes": "*",
     "features": "*",
     "feature_splits": "*",
+    "neighbours": "*",
     "windows": "*",
     "contexts": "*",
     "background": "*",
@@ -140,6 +141,33 @@ def test_one_command_makes_labels_with_held_out_scores(undisturbed: Path) -> Non
     assert splits == {"score"}
     assert statuses == [("done",)]
     assert null_scores_without_reason == 0
+
+
+def test_every_feature_has_output_tokens_and_neighbours(undisturbed: Path) -> None:
+    with scopenote.open(undisturbed) as store:
+        lists = store.sql(
+            """
+            SELECT DISTINCT len(top_tokens_positive), len(top_logits_positive),
+                len(top_tokens_negative), len(top_logits_negative)
+            FROM features
+            """
+        ).fetchall()
+        kinds = store.sql(
+            "SELECT kind, count(DISTINCT (sae_id, feature)), max(rank) FROM neighbours "
+            "GROUP BY kind ORDER BY kind"
+        ).fetchall()
+        n_features, n_firing = store.sql(
+            """
+            SELECT count(*), count(*) FILTER (EXISTS (
+                FROM background b WHERE b.sae_id = f.sae_id AND b.feature = f.feature))
+            FROM features f
+            """
+        ).fetchall()[0]
+    assert lists == [(10, 10, 10, 10)]
+    assert kinds[1] == ("cosine", n_features, 10)
+    kind, n_cofiring, most = kinds[0]
+    assert (kind, most) == ("cofiring", 10)
+    assert n_firing / 2 < n_cofiring <= n_firing
 
 
 def test_the_bad_and_the_empty_row_are_counted_and_said(undisturbed: Path) -> None:

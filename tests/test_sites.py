@@ -69,12 +69,12 @@ def plain_gemma2(
     n_heads, n_groups, d = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
     eps, theta = c["rms_norm_eps"], c["rope_parameters"]["rope_theta"]
     cap, scale = c["attn_logit_softcapping"], c["query_pre_attn_scalar"] ** -0.5
+    seen = {EMBEDDING: w["embed_tokens.weight"][ids]}
 
     def changed(kind: SiteKind, x: Tensor) -> Tensor:
         change = changes.get(Site(layer, kind))
         return x if change is None else change(x)
 
-    seen = {EMBEDDING: w["embed_tokens.weight"][ids]}
     x = seen[EMBEDDING] * math.sqrt(c["hidden_size"])
     for layer in range(c["num_hidden_layers"]):
         own = {
