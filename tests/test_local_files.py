@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from scopenote.extract.local_files import (
     find_local_model,
     find_local_sae,
     missing_weights,
-    read_npz_headers,
+    read_sae_shapes,
 )
 from scopenote.extract.models import TOY
 from scopenote.store.errors import ModelError, SaeError
@@ -100,25 +101,44 @@ def test_a_folder_without_an_sae_holds_none(tmp_path: Path) -> None:
     assert find_local_sae(str(tmp_path)) is None
 
 
-def test_headers_are_read_without_the_numbers(tmp_path: Path) -> None:
-    file = tmp_path / "params.npz"
+def test_shapes_are_read_without_the_numbers(tmp_path: Path) -> None:
     arrays = sae_arrays(64, 16)
+    expected = {name: array.shape for name, array in arrays.items()}
+    file = tmp_path / "params.npz"
     for save in (np.savez, np.savez_compressed):
         save(file, **arrays)
-        headers = read_npz_headers(file)
-        assert {name: header.shape for name, header in headers.items()} == {
-            name: array.shape for name, array in arrays.items()
-        }
-        assert all(header.dtype == np.float32 for header in headers.values())
-        assert headers["W_enc"].n_values == 16 * 64
+        assert read_sae_shapes(file) == expected
+    tensors = tmp_path / "params.safetensors"
+    save_file(arrays, tensors)
+    assert read_sae_shapes(tensors) == expected
+
+
+def test_an_sae_of_gemma_scope_2_is_found_as_well(tmp_path: Path, hub_cache: Path) -> None:
+    path = "google/gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_medium"
+    assert find_local_sae(path) is None
+    cached = put_in_cache(
+        hub_cache,
+        "google/gemma-scope-2-1b-pt",
+        "resid_post/layer_13_width_16k_l0_medium/params.safetensors",
+    )
+    assert find_local_sae(path) == cached
+    assert find_local_sae(str(cached.parent)) == cached
+
+
+def test_a_short_name_is_found_under_its_path_on_the_hub(hub_cache: Path) -> None:
+    assert find_local_sae("gemma-2-2b/20-gemmascope-res-16k") is None
+    repository, inside = "google/gemma-scope-2b-pt-res", SAE.split("/", 2)[2]
+    cached = put_in_cache(hub_cache, repository, f"{inside}/params.npz")
+    assert find_local_sae("gemma-2-2b/20-gemmascope-res-16k") == cached
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\x03\x04 cut short"])
-def test_a_damaged_file_is_said_to_be(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "params.npz"
+@pytest.mark.parametrize("name", ["params.npz", "params.safetensors"])
+def test_a_damaged_file_is_said_to_be(tmp_path: Path, name: str, content: bytes) -> None:
+    file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(SaeError, match="cannot be read"):
-        read_npz_headers(file)
+        read_sae_shapes(file)
 
 
 def test_a_file_that_is_cut_inside_an_array_is_said_to_be_damaged(tmp_path: Path) -> None:
@@ -128,4 +148,4 @@ def test_a_file_that_is_cut_inside_an_array_is_said_to_be_damaged(tmp_path: Path
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("W_enc.npy", b"\x93NUMPY\x01\x00v\x00{'descr'")
     with pytest.raises(SaeError, match="cannot be read"):
-        read_npz_headers(file)
+        read_sae_shapes(file)
