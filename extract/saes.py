@@ -7,7 +7,7 @@ Some transcoders of Gemma Scope 2 add `x @ affine_skip_connection` to `x_hat`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,9 @@ class Sae:
 
     def to(self, device: torch.device) -> Sae:
         """The same SAE on another device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {k: v.to(device) for k, v in values.items() if isinstance(v, torch.Tensor)}
-        return replace(self, **moved)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {k: v.to(device) for k, v in values.items() if isinstance(v, torch.Tensor)}
+        return Sae(**(values | tensors))
 
 
 def load_sae(source: SaeSource, config: Any) -> Sae:
