@@ -1,8 +1,9 @@
-"""Gemma Scope's JumpReLU sparse autoencoders and their arithmetic.
+"""JumpReLU sparse autoencoders, as Gemma Scope has them, and their arithmetic.
 
 `pre = x @ W_enc + b_enc; f = pre * (pre > threshold); x_hat = f @ W_dec + b_dec`, strictly
 greater, without subtracting `b_dec` and without scaling the input (Lieberum et al. 2024).
-Some transcoders of Gemma Scope 2 add `x @ affine_skip_connection` to `x_hat`.
+Some transcoders of Gemma Scope 2 add `x @ affine_skip_connection` to `x_hat`. Other people's ReLU
+SAEs have thresholds of 0, and top-k SAEs let only a token's k largest features fire.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from .sites import Site, site_width
 
 @dataclass(frozen=True, slots=True)
 class Sae:
-    """A JumpReLU SAE, ready to encode.
+    """A JumpReLU SAE, possibly top-k, ready to encode.
 
     Attributes:
         encoder: W_enc transposed, so that a block of features is contiguous.
         decoder: rows are feature directions, of unit norm in Gemma Scope.
         content_hash: of the file's bytes.
         skip: what a transcoder adds to its reconstruction straight from its input.
+        k: of a top-k SAE, how many features of a token fire at most; the largest do.
     """
 
     source: SaeSource
@@ -39,6 +41,7 @@ class Sae:
     decoder_bias: Float[torch.Tensor, " D"]
     content_hash: str
     skip: Float[torch.Tensor, "D D"] | None = None
+    k: int | None = None
 
     @property
     def sae_id(self) -> str:
@@ -63,7 +66,11 @@ class Sae:
     def encode(self, x: Float[torch.Tensor, "T D"]) -> Float[torch.Tensor, "T F"]:
         """Feature activations, dense: the plain form that the fast path is tested against."""
         pre = torch.addmm(self.encoder_bias, x.to(self.encoder.dtype), self.encoder.T)
-        return torch.where(pre > self.threshold, pre, 0.0)
+        fired = torch.where(pre > self.threshold, pre, 0.0)
+        if self.k is None:
+            return fired
+        largest = pre.topk(self.k, dim=1).indices
+        return torch.zeros_like(fired).scatter(1, largest, fired.gather(1, largest))
 
     def decode(self, f: Float[torch.Tensor, "T F"]) -> Float[torch.Tensor, "T D"]:
         """What the features alone reconstruct of what was encoded."""
