@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from .sae_files import SKIP, read_sae_arrays
+from .other_saes import OTHER_CONFIG_FILE, OTHER_FILES, read_other_sae
+from .sae_files import SKIP, check_sae_arrays, read_sae_arrays
 from .sae_sources import SaeSource
 from .sites import Site, site_width
 
@@ -28,7 +29,7 @@ class Sae:
     Attributes:
         encoder: W_enc transposed, so that a block of features is contiguous.
         decoder: rows are feature directions, of unit norm in Gemma Scope.
-        content_hash: of the file's bytes.
+        content_hash: of the file's bytes, and of the configuration that decides what they mean.
         skip: what a transcoder adds to its reconstruction straight from its input.
         k: of a top-k SAE, how many features of a token fire at most; the largest do.
     """
@@ -104,11 +105,20 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
 
     Raises:
         SaeError: the file is missing, cut short, has other arrays, shapes that do not fit
-            each other or the model, or values that are not finite.
+            each other or the model, or values that are not finite; or it is of a kind that is
+            not computed here.
     """
     site = source.site
-    arrays = read_sae_arrays(
-        source.path, str(site), site_width(site, config), site_width(site.target, config)
+    files, k = [source.path], None
+    if source.path.name in OTHER_FILES:
+        other = read_other_sae(source.path)
+        arrays, k = other.arrays, other.k
+        # It decides what the weights mean.
+        files.append(source.path.parent / OTHER_CONFIG_FILE)
+    else:
+        arrays = read_sae_arrays(source.path)
+    check_sae_arrays(
+        source.path, arrays, str(site), site_width(site, config), site_width(site.target, config)
     )
     as_tensor = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Sae(
@@ -118,14 +128,16 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
         threshold=as_tensor["threshold"],
         decoder=as_tensor["W_dec"].contiguous(),
         decoder_bias=as_tensor["b_dec"],
-        content_hash=_hash_file(source.path),
+        content_hash=_hash_files(files),
         skip=as_tensor.get(SKIP),
+        k=k,
     )
 
 
-def _hash_file(path: Path) -> str:
+def _hash_files(paths: list[Path]) -> str:
     digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
