@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..store.errors import CorpusError
+from ..store.errors import CorpusError, SaeError
 from ..store.records import content_hash
 from .collector import CollectedPart, Collector
 from .firing_passes import HISTOGRAM_EDGES
 from .models import SubjectModel
-from .saes import Sae
+from .passes import is_released, join_passes, on_disk
+from .saes import Sae, load_sae
+from .shards import WHOLE, Shard
 from .sketches import SketchSizes
 from .windows import Chunk, TokenizedChunk, WindowShape, tokenize_chunk
 from .workers import threads_per_batch
@@ -33,13 +35,19 @@ class CollectedChunk:
 
 @dataclass(frozen=True, slots=True)
 class CollectJob:
-    """What decides the content of a collected part, beside its text."""
+    """What decides the content of a collected part, beside its text.
+
+    Attributes:
+        saes: those that are in no memory are released (`passes.py`) and read when needed.
+        passes: the SAEs' numbers in groups that are collected together; by default all are.
+    """
 
     model: SubjectModel
     saes: list[Sae]
     shape: WindowShape
     sizes: SketchSizes
     max_batch_tokens: int
+    passes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -106,23 +114,54 @@ class CollectJob:
         Raises:
             FidelityMismatch: an SAE does not fit what it reads, and that is not allowed.
         """
-        collector = Collector(
-            self.model,
-            self.saes,
-            self.shape,
-            self.sizes,
-            self.max_batch_tokens,
-            allow_mismatch,
-            folder,
-        )
-        yield from collector.collect(chunks)
-        yield collector.finish()
+        passes = self.passes or (tuple(range(len(self.saes))),)
+        if len(passes) > 1:
+            chunks = list(chunks)
+        parts = []
+        for done, group in enumerate(passes):
+            collector = Collector(
+                self.model,
+                [self.with_weights(number) for number in group],
+                self.shape,
+                self.sizes,
+                self.max_batch_tokens,
+                allow_mismatch,
+                folder,
+            )
+            for n_tokens in collector.collect(chunks):
+                # Each pass counts for its share of the tokens, in whole numbers.
+                yield n_tokens * (done + 1) // len(passes) - n_tokens * done // len(passes)
+            parts.append(collector.finish())
+            if len(passes) > 1:
+                parts[-1] = on_disk(parts[-1], folder)
+        yield join_passes(parts, passes) if len(passes) > 1 else parts[0]
+
+    def with_weights(self, number: int) -> Sae:
+        """The SAE of this number with its weights, read again if they were released.
+
+        Raises:
+            SaeError: its file has changed meanwhile.
+        """
+        sae = self.saes[number]
+        if not is_released(sae):
+            return sae
+        read = load_sae(sae.source, self.model.config)
+        if read.content_hash != sae.content_hash:
+            raise SaeError(
+                "An SAE's file has changed while it was collected.",
+                where=sae.source.source,
+                found=f"content {read.content_hash}",
+                expected=f"content {sae.content_hash}",
+                mend="restore the file, or collect into another folder with --out",
+            )
+        return read.to(self.model.device)
 
     def pending_chunks(
         self,
         chunks: Iterable[Chunk],
         collected: Mapping[int, CollectedChunk],
         max_tokens: int | None,
+        shard: Shard = WHOLE,
     ) -> Iterator[TokenizedChunk]:
         """The chunks still to collect, tokenized ahead of their use.
 
@@ -131,19 +170,24 @@ class CollectJob:
             collected: the chunks that are in the store, by number; passed over.
             max_tokens: no chunk is given once those before it, collected ones counted, have
                 as many tokens.
+            shard: only its chunks are given. The others are tokenized all the same where
+                their tokens count, so that all shards end at the same chunk.
 
         Raises:
             CorpusError: a collected chunk is no longer what it was.
         """
         total = 0
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as executor:
+            if max_tokens is None:
+                chunks = (chunk for chunk in chunks if shard.owns(chunk.index))
             for waiting in self._ahead(executor, chunks, collected):
                 if isinstance(waiting, CollectedChunk):
                     total += waiting.n_tokens
                 else:
                     tokenized = waiting.result()
                     total += tokenized.n_tokens
-                    yield tokenized
+                    if shard.owns(tokenized.index):
+                        yield tokenized
                 if max_tokens is not None and total >= max_tokens:
                     return
 

@@ -7,6 +7,7 @@ fires in the background pool, in files without a name.
 from __future__ import annotations
 
 import operator
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,8 +24,9 @@ from jaxtyping import Int64
 
 from ..store.background import background_rows
 from ..store.splits import SPLITS
-from .activations import find_firings
+from .activations import Firings, find_firings
 from .background_pool import BackgroundPool
+from .device_memory import out_of_memory
 from .fidelity import FidelitySums, FidelityWatch
 from .firing_passes import BatchWindows
 from .models import SubjectModel
@@ -45,18 +47,20 @@ from .workers import batch_workers, n_at_once
 class _BatchSums:
     """What a batch leaves beside the sketches: by split and by SAE."""
 
+    n_tokens: int
     n_special: Int64[np.ndarray, " S"]
     n_active: list[int]
     fidelity: list[FidelitySums]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _OpenChunk:
     """A chunk some of whose batches are not done."""
 
     chunk: TokenizedChunk
     batches: list[SequenceBatch]
-    done: list[_BatchSums] = field(default_factory=list)
+    n_done: int = 0
+    sums: list[_BatchSums] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,16 @@ class CollectedPart:
     """What was collected from some chunks: tables by name, as the store's parts hold them.
 
     The background comes as readers, each to be read once.
+
+    Attributes:
+        n_tokens: of text.
+        too_large: padded tokens of the smallest batch for which the device had no room, and
+            which was computed in halves; None where all batches fitted.
     """
 
     tables: dict[str, pa.Table | pa.RecordBatchReader]
     n_tokens: int
+    too_large: int | None = None
 
 
 class Collector:
@@ -100,6 +110,8 @@ class Collector:
         self._pool = BackgroundPool(sizes.kept_background)
         self._sketches = [FeatureSketch(sae.width, sizes, self._pool, folder) for sae in saes]
         self._texts = WindowTexts(folder)
+        # Padded tokens for which the device had no room; unknown before it happens.
+        self._too_large = sys.maxsize
         self._watch = None if allow_mismatch else FidelityWatch(saes)
         self._totals = np.zeros((len(SPLITS), 3), np.int64)
         self._chunk_rows: list[dict[str, Any]] = []
@@ -117,7 +129,7 @@ class Collector:
         Raises:
             FidelityMismatch: an SAE does not fit what it reads.
         """
-        waiting: deque[tuple[_OpenChunk, int, Future[_BatchSums]]] = deque()
+        waiting: deque[tuple[_OpenChunk, int, Future[list[_BatchSums]]]] = deque()
         workers = batch_workers(self._model.device, self._model.reader.cancelled)
         with workers as (executor, n_workers):
             for opened in map(self._open, chunks):
@@ -162,7 +174,8 @@ class Collector:
         self._chunk_rows.sort(key=itemgetter("chunk"))
         tables["chunks"] = pa.Table.from_pylist(self._chunk_rows, _CHUNKS)
         tables["fidelity"] = pa.Table.from_pylist(self._fidelity_rows, _FIDELITY)
-        return CollectedPart(tables, int(self._totals[:, 2].sum()))
+        smaller = None if self._too_large == sys.maxsize else self._too_large
+        return CollectedPart(tables, int(self._totals[:, 2].sum()), smaller)
 
     def _open(self, chunk: TokenizedChunk) -> _OpenChunk:
         batches = batch_sequences(
@@ -186,41 +199,79 @@ class Collector:
             position=batch.position,
         )
 
-    def _add_batch(self, batch: SequenceBatch, windows: BatchWindows) -> _BatchSums:
-        """Takes in one batch; runs beside others."""
+    def _add_batch(self, batch: SequenceBatch, windows: BatchWindows) -> list[_BatchSums]:
+        """Takes in one batch, in halves where the device has no room for it; beside others."""
+        if batch.input_ids.size < self._too_large:
+            # Everything is computed before anything is counted, so that it can be done again.
+            try:
+                found = self._find_firings(batch)
+            except torch.OutOfMemoryError as error:
+                self._give_up_at(batch, error)
+            else:
+                return [self._count(batch, windows, found)]
+        half = len(batch.input_ids) // 2
+        return [
+            sums
+            for part, of_windows in (batch.rows(0, half), batch.rows(half, len(batch.input_ids)))
+            for sums in self._add_batch(part, windows.of(part, of_windows))
+        ]
+
+    def _give_up_at(self, batch: SequenceBatch, error: torch.OutOfMemoryError) -> None:
+        """From now on batches of this size are halved before they are tried."""
+        n_tokens = batch.input_ids.size
+        if len(batch.input_ids) == 1:
+            raise out_of_memory(self._model, self._saes, n_tokens) from error
+        self._too_large = min(self._too_large, n_tokens)
+        torch.cuda.empty_cache()
+
+    def _find_firings(self, batch: SequenceBatch) -> list[tuple[Firings, FidelitySums]]:
         activations = self._model.read_sites(torch.from_numpy(batch.input_ids).long(), self._sites)
         places = torch.from_numpy(batch.flat_positions).to(self._model.device)
         vectors = {
             site: x.reshape(-1, x.shape[-1]).index_select(0, places)
             for site, x in activations.items()
         }
-        n_active, fidelity = [], []
+        found = []
         with torch.inference_mode():
-            for sae, sketch in zip(self._saes, self._sketches, strict=True):
+            for sae in self._saes:
                 x, target = vectors[sae.site], vectors[sae.target]
                 firings = find_firings(sae, x)
-                fidelity.append(FidelitySums.measure(sae, x, target, firings))
-                if batch.is_special is not None:
-                    firings = firings.where(~batch.is_special[firings.token])
-                sketch.add(firings, windows)
-                n_active.append(len(firings))
+                found.append((firings, FidelitySums.measure(sae, x, target, firings)))
+        return found
+
+    def _count(
+        self,
+        batch: SequenceBatch,
+        windows: BatchWindows,
+        found: list[tuple[Firings, FidelitySums]],
+    ) -> _BatchSums:
+        n_active = []
+        for (firings, _), sketch in zip(found, self._sketches, strict=True):
+            if batch.is_special is not None:
+                firings = firings.where(~batch.is_special[firings.token])
+            sketch.add(firings, windows)
+            n_active.append(len(firings))
         n_special = np.zeros(len(SPLITS), np.int64)
         if batch.is_special is not None:
             special = windows.split[batch.window_of_token[batch.is_special]]
             n_special = np.bincount(special, minlength=len(SPLITS))
-        return _BatchSums(n_special, n_active, fidelity)
+        return _BatchSums(
+            len(batch.position), n_special, n_active, [fidelity for _, fidelity in found]
+        )
 
-    def _settle(self, opened: _OpenChunk, n_tokens: int, future: Future[_BatchSums]) -> int:
-        opened.done.append(future.result())
+    def _settle(self, opened: _OpenChunk, n_tokens: int, future: Future[list[_BatchSums]]) -> int:
+        opened.n_done += 1
+        opened.sums += future.result()
         if self._watch is not None:
-            self._watch.add(n_tokens, opened.done[-1].n_active, opened.done[-1].fidelity)
-        if len(opened.done) == len(opened.batches):
+            for sums in future.result():
+                self._watch.add(sums.n_tokens, sums.n_active, sums.fidelity)
+        if opened.n_done == len(opened.batches):
             self._close(opened)
         return n_tokens
 
     def _close(self, opened: _OpenChunk) -> None:
         """Counts a chunk whose batches are all done."""
-        chunk, done = opened.chunk, opened.done
+        chunk, done = opened.chunk, opened.sums
         n_special = sum((each.n_special for each in done), np.zeros(len(SPLITS), np.int64))
         self._texts.add(chunk)
         self._texts.prune(self._occurrences)

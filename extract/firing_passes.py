@@ -17,6 +17,8 @@ import numba
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32, Int64, UInt8, UInt16, UInt64
 
+from .windows import SequenceBatch
+
 # What a group may enter.
 ENTERS_TOP, ENTERS_SAMPLE = 1, 2
 
@@ -53,6 +55,17 @@ class BatchWindows(NamedTuple):
     in_pool: Bool[np.ndarray, " W"]
     window_of_token: Int32[np.ndarray, " T"]
     position: UInt8[np.ndarray, " T"]
+
+    def of(self, batch: SequenceBatch, windows: slice) -> BatchWindows:
+        """Those of a batch that is a part of this one."""
+        return BatchWindows(
+            split=self.split[windows],
+            token_hash=self.token_hash[windows],
+            occurrence=self.occurrence[windows],
+            in_pool=self.in_pool[windows],
+            window_of_token=batch.window_of_token,
+            position=batch.position,
+        )
 
 
 class EntryLevels(NamedTuple):

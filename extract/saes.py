@@ -8,7 +8,7 @@ SAEs have thresholds of 0, and top-k SAEs let only a token's k largest features 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,11 @@ class Sae:
         """How many features it has."""
         return int(self.encoder.shape[0])
 
+    @property
+    def n_bytes(self) -> int:
+        """Of all its weights."""
+        return sum(weight.nbytes for weight in self._weights().values())
+
     def encode(self, x: Float[torch.Tensor, "T D"]) -> Float[torch.Tensor, "T F"]:
         """Feature activations, dense: the plain form that the fast path is tested against."""
         pre = torch.addmm(self.encoder_bias, x.to(self.encoder.dtype), self.encoder.T)
@@ -91,9 +96,12 @@ class Sae:
 
     def to(self, device: torch.device) -> Sae:
         """The same SAE on another device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {k: v.to(device) for k, v in values.items() if isinstance(v, torch.Tensor)}
-        return Sae(**(values | tensors))
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self._weights().items()}
+        return replace(self, **moved)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}
 
 
 def load_sae(source: SaeSource, config: Any) -> Sae:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from threading import Event, Lock, local
 from typing import Any, Literal, cast, get_args
 
@@ -65,6 +67,10 @@ def site_width(site: Site, config: Any) -> int:
     return int(config.hidden_size)
 
 
+class _AllSeenError(Exception):
+    """Ends a pass once every site that was asked for has been read."""
+
+
 class SiteReader:
     """Reads sites in forward passes of a base model, in any number of threads at once.
 
@@ -82,8 +88,8 @@ class SiteReader:
         self._hooked: set[Site] = set()
         self._lock = Lock()
         self.cancelled = Event()
-        for layer in cast(Any, model).layers:
-            layer.register_forward_pre_hook(self._stop_if_cancelled)
+        for number, layer in enumerate(cast(Any, model).layers):
+            layer.register_forward_pre_hook(partial(self._before_layer, number))
         self._hook(sites)
 
     def read(
@@ -96,6 +102,7 @@ class SiteReader:
         """
         wanted = list(sites)
         self._hook(wanted)
+        self._seen.deepest = max((site.layer for site in wanted), default=0)
         self._seen.tensors = {
             site: nn.functional.embedding(input_ids, cast(Any, self._model).embed_tokens.weight)
             for site in wanted
@@ -103,10 +110,11 @@ class SiteReader:
         }
         try:
             if len(self._seen.tensors) < len(set(wanted)):
-                self._model(input_ids=input_ids, use_cache=False)
+                with suppress(_AllSeenError):
+                    self._model(input_ids=input_ids, use_cache=False)
             return {site: self._seen.tensors[site] for site in wanted}
         finally:
-            del self._seen.tensors
+            del self._seen.tensors, self._seen.deepest
 
     def _hook(self, sites: Iterable[Site]) -> None:
         with self._lock:
@@ -146,8 +154,12 @@ class SiteReader:
                 norm.register_forward_hook(keep_output)
 
     def _keep(self, site: Site, tensor: torch.Tensor) -> None:
-        self._seen.tensors[site] = tensor
+        # In passes that were not begun by `read` nobody asks.
+        getattr(self._seen, "tensors", {})[site] = tensor
 
-    def _stop_if_cancelled(self, *_: Any) -> None:
+    def _before_layer(self, number: int, *_: Any) -> None:
         if self.cancelled.is_set():
             raise CancelledError
+        # Passes that were not begun by `read` go to the end.
+        if number > getattr(self._seen, "deepest", number):
+            raise _AllSeenError

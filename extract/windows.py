@@ -214,6 +214,22 @@ class SequenceBatch:
     position: UInt8[np.ndarray, " T"]
     is_special: Bool[np.ndarray, " T"] | None
 
+    def rows(self, begin: int, end: int) -> tuple[SequenceBatch, slice]:
+        """Some of the sequences as a batch of their own, and which of its windows are in it."""
+        width = self.input_ids.shape[1]
+        first, last = np.searchsorted(self.flat_positions, [begin * width, end * width])
+        window_of_token = self.window_of_token[first:last]
+        windows = slice(int(window_of_token[0]), int(window_of_token[-1]) + 1)
+        part = SequenceBatch(
+            input_ids=self.input_ids[begin:end],
+            flat_positions=self.flat_positions[first:last] - begin * width,
+            windows=self.windows[windows],
+            window_of_token=window_of_token - window_of_token[0],
+            position=self.position[first:last],
+            is_special=None if self.is_special is None else self.is_special[first:last],
+        )
+        return part, windows
+
 
 def batch_sequences(
     chunk: TokenizedChunk, bos: int, pad: int, special: frozenset[int], max_tokens: int

@@ -153,10 +153,21 @@ def run(
 def collect(
     run: Run,
     config: FirstConfig = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Only this one of N shards, and only its parts: they may be collected at once, "
+            "on any machines; `collect` without it brings together what is there.",
+        ),
+    ] = None,
     allow_mismatch: AllowMismatch = False,
     prefect_server: OwnServer = False,
 ) -> None:
     """Keep the text that each feature responds to."""
+    if shard is not None:
+        _collect_shard(run, shard, config, allow_mismatch, prefect_server)
 
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .collect_contexts import collect_contexts
@@ -269,20 +280,43 @@ def _stage(
     config_file: Path | None,
     use_own_server: bool,
 ) -> None:
-    from ..store.run_folder import RunFolder
-    from .config import load_config
     from .reports import RunReport
 
-    if config_file is not None:
-        config = load_config(config_file)
-        folder = _run_folder(run, config)
-    else:
-        folder = RunFolder.open_existing(run)
-        config = load_config(folder.config_file)
+    config, folder = _configured(run, config_file)
     with _working(folder, command, [command, str(run)], use_own_server) as progress:
         report = RunReport((work(config, folder, progress),))
     _print_report(report)
     raise typer.Exit(report.exit_code)
+
+
+def _collect_shard(
+    run: Path, shard_text: str, config_file: Path | None, allow_mismatch: bool, use_own_server: bool
+) -> NoReturn:
+    from ..extract.shards import Shard
+    from .reports import RunReport
+
+    shard = Shard.parse(shard_text)
+    config, folder = _configured(run, config_file)
+    own = folder.shard(f"{shard.number}-of-{shard.count}")
+    again = ["collect", str(run), "--shard", shard_text]
+    with _working(own, shlex.join(again), again, use_own_server) as progress:
+        from .collect_contexts import collect_shard
+
+        report = RunReport((collect_shard(config, folder, shard, progress, allow_mismatch),))
+    _print_report(report)
+    raise typer.Exit(report.exit_code)
+
+
+def _configured(run: Path, config_file: Path | None) -> tuple[Config, RunFolder]:
+    """The run's configuration and folder; of a run still to be made, where one is given."""
+    from ..store.run_folder import RunFolder
+    from .config import load_config
+
+    if config_file is not None:
+        config = load_config(config_file)
+        return config, _run_folder(run, config)
+    folder = RunFolder.open_existing(run)
+    return load_config(folder.config_file), folder
 
 
 def _run_folder(path: Path, config: Config) -> RunFolder:

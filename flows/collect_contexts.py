@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import chain, islice
 from typing import Any
 
@@ -22,15 +22,17 @@ from ..extract.corpus import (
     read_documents,
 )
 from ..extract.models import load_token_pieces
+from ..extract.shards import Shard
 from ..extract.windows import TokenizedChunk, cut_chunks
 from ..store.absorb import absorb_collected
 from ..store.collected import Collected, mark_complete, read_collected
 from ..store.database import open_work, publish
-from ..store.parts import remove_unfinished, write_part
+from ..store.parts import list_parts, remove_unfinished, write_part
 from ..store.run_folder import RunFolder, clear_disk_errors
 from .batches import as_is
 from .collect_setup import corpus_source, load_collect_job, sae_sources
 from .config import Config
+from .describe_features import describe_features
 from .progress import Progress, Stage
 from .recorded_runs import recorded_run
 from .reports import StageReport
@@ -57,12 +59,14 @@ def collect_contexts(
         state = corpus_source_state(source, saes, config.corpus.max_tokens)
         remove_unfinished(folder.parts)
         before, counts = _read(folder), RowCounts()
+        load_job = cache(lambda: load_collect_job(config, saes))
         if before.complete_state != state:
-            job = load_collect_job(config, saes)
             documents = read_documents(source, counts)
-            _collect_rest(job, documents, config, folder, progress, allow_mismatch)
+            _collect_rest(load_job(), documents, config, folder, progress, allow_mismatch)
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
+        described = describe_features(config, folder, progress, load_job)
+        if described.has_changed or before.complete_state != state:
             with open_work(folder.path) as work:
                 mark_complete(work, state)
                 publish(work, folder.path)
@@ -73,10 +77,70 @@ def collect_contexts(
                 done=_read(folder).n_tokens - before.n_tokens,
                 already_done=before.n_tokens,
                 seconds=time.monotonic() - started,
-                notes=_notes(counts),
+                notes=_notes(counts) + described.notes,
             )
         )
         return run.stages[-1]
+
+
+@flow(name="collect-shard", validate_parameters=False)
+def collect_shard(
+    config: Config,
+    folder: RunFolder,
+    shard: Shard,
+    progress: Progress,
+    allow_mismatch: bool = False,
+) -> StageReport:
+    """Collects what is missing of one shard into parts, and leaves the database alone.
+
+    Any number of shards may be collected at once, on any machines that share the folder of
+    parts, or whose parts are copied into it; `collect_contexts` brings together what is there.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        shard: which chunks.
+        progress: where it is shown.
+        allow_mismatch: go on also where an SAE does not fit what it reads.
+    """
+    started = time.monotonic()
+    with clear_disk_errors(folder.path):
+        source, counts = corpus_source(config), RowCounts()
+        remove_unfinished(folder.parts)
+        known = _in_parts(folder)
+        job = load_collect_job(config, sae_sources(config))
+        chunks = job.pending_chunks(
+            cut_chunks(read_documents(source, counts)), known, config.corpus.max_tokens, shard
+        )
+        with progress.stage("collect", total=None, unit="tokens") as stage:
+            _say_passes(job, stage)
+            for group in _groups(chunks, config.collect.chunks_per_part):
+                collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
+        check_bad_share(source, counts)
+    before = sum(each.n_tokens for number, each in known.items() if shard.owns(number))
+    after = sum(each.n_tokens for number, each in _in_parts(folder).items() if shard.owns(number))
+    return StageReport(
+        stage="collect",
+        unit="tokens",
+        done=after - before,
+        already_done=before,
+        seconds=time.monotonic() - started,
+        notes=(
+            *_notes(counts),
+            f"what there is of shard {shard} lies in {folder.parts}; "
+            f"`scopenote collect {folder.path}` brings all that lies there together",
+        ),
+    )
+
+
+def _in_parts(folder: RunFolder) -> dict[int, CollectedChunk]:
+    """The chunks of all parts that are there, by number; read without the database."""
+    return {
+        chunk["chunk"]: CollectedChunk(chunk["chunk_id"], chunk["n_tokens"])
+        for part in list_parts(folder.parts)
+        if part.stage in ("collect", "merged")
+        for chunk in part.manifest["chunks"]
+    }
 
 
 def _collect_rest(
@@ -95,9 +159,19 @@ def _collect_rest(
     chunks = job.pending_chunks(cut_chunks(documents), _known(before), max_tokens)
     left = max(max_tokens - before.n_tokens, 0) if max_tokens else None
     with progress.stage("collect", total=left, unit="tokens") as stage:
+        _say_passes(job, stage)
         for group in _groups(chunks, config.collect.chunks_per_part):
             collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
         _absorb(folder, pieces)
+
+
+def _say_passes(job: CollectJob, stage: Stage) -> None:
+    if len(job.passes) > 1:
+        sizes = ", ".join(str(len(group)) for group in job.passes)
+        stage.progress.say(
+            f"collect: {len(job.saes)} SAEs do not fit into memory together: {len(job.passes)} "
+            f"passes over each part's text, of {sizes}; [collect] memory_gib allows more"
+        )
 
 
 @task(name="collect-part", cache_policy=NO_CACHE, persist_result=False)
@@ -112,8 +186,13 @@ def collect_part(
     for result in job.collect(chunks, allow_mismatch, folder.parts):
         if isinstance(result, CollectedPart):
             rows: list[dict[str, Any]] = result.tables["chunks"].to_pylist()
-            manifest = job.manifest(rows)
+            manifest = {**job.manifest(rows), "halved_from_tokens": result.too_large}
             name = job.part_id(rows)
+            if result.too_large:
+                stage.progress.say(
+                    f"collect: the device had no room for batches of {result.too_large:,} tokens, "
+                    "which were computed in halves; set a smaller [model] max_batch_tokens"
+                )
             write_part(folder.parts, name, "collect", result.tables, manifest)
             return name
         stage.advance(result)

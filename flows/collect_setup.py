@@ -7,9 +7,16 @@ from pathlib import Path
 
 from ..extract.collect_job import CollectJob
 from ..extract.corpus import CorpusSource
-from ..extract.models import TOY, load_model, model_name
+from ..extract.models import TOY, SubjectModel, load_model, model_name
+from ..extract.passes import (
+    memory_of_device,
+    memory_of_this_machine,
+    plan_passes,
+    released,
+    sketch_bytes,
+)
 from ..extract.sae_sources import SaeSource, locate_sae
-from ..extract.saes import load_sae
+from ..extract.saes import Sae, load_sae
 from ..extract.sketches import SketchSizes
 from ..extract.windows import WindowShape
 from ..store.errors import ConfigurationError
@@ -70,23 +77,46 @@ def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
         config.model.dtype,
     )
     kept = [config.collect.kept(split) for split in SPLITS]
+    sizes = SketchSizes(
+        top=(kept[0].top, kept[1].top, kept[2].top),
+        sample=(kept[0].sample, kept[1].sample, kept[2].sample),
+        background=(
+            kept[0].background_windows,
+            kept[1].background_windows,
+            kept[2].background_windows,
+        ),
+    )
+    saes, passes = _load_saes(config, sources, model, sizes)
     return CollectJob(
         model=model,
-        saes=[load_sae(source, model.config).to(model.device) for source in sources],
+        saes=saes,
         shape=WindowShape(
             window_tokens=config.collect.window_tokens,
             prefix_tokens=config.collect.prefix_tokens,
             sequence_tokens=config.collect.sequence_tokens,
             seed=config.collect.seed,
         ),
-        sizes=SketchSizes(
-            top=(kept[0].top, kept[1].top, kept[2].top),
-            sample=(kept[0].sample, kept[1].sample, kept[2].sample),
-            background=(
-                kept[0].background_windows,
-                kept[1].background_windows,
-                kept[2].background_windows,
-            ),
-        ),
+        sizes=sizes,
         max_batch_tokens=config.model.max_batch_tokens,
+        passes=passes,
     )
+
+
+def _load_saes(
+    config: Config, sources: list[SaeSource], model: SubjectModel, sizes: SketchSizes
+) -> tuple[list[Sae], tuple[tuple[int, ...], ...]]:
+    """All SAEs, checked, and the passes in which they fit; what does not is released again."""
+    asked = config.collect.memory_gib
+    machine = int(asked * 2**30) if asked else memory_of_this_machine()
+    device = memory_of_device(model.device)
+    saes: list[Sae] = []
+    needs: list[tuple[int, int]] = []
+    for source in sources:
+        sae = load_sae(source, model.config)
+        needs.append((sae.n_bytes, sketch_bytes(sae.width, sizes)))
+        fits = len(plan_passes(needs, machine, device)) == 1
+        saes.append(sae.to(model.device) if fits else released(sae))
+    passes = plan_passes(needs, machine, device)
+    if len(passes) > 1:
+        saes = [released(sae) for sae in saes]
+    return saes, passes

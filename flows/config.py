@@ -181,6 +181,17 @@ class CollectSection(Section):
         default=1024, description="tokens that the model sees at once, BOS included"
     )
     chunks_per_part: Positive = Field(default=16, description="chunks of 256 documents in one part")
+    memory_gib: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="for SAEs and what is kept of their features; by default 60% of the memory",
+    )
+    logit_effects: bool = Field(
+        default=True, description="the output tokens that each feature raises and lowers most"
+    )
+    neighbours: bool = Field(
+        default=True,
+        description="the nearest features, by cosine of the decoder and by firing together",
+    )
     explain: KeptInExplain = KeptInExplain()
     select: KeptInSelect = KeptInSelect()
     score: KeptInScore = KeptInScore()
@@ -300,8 +311,13 @@ def load_config(path: Path | str) -> Config:
 
 
 def differing_keys(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two configurations differ, with both values."""
+    """The dotted keys in which two configurations differ, with both values.
+
+    How much memory may be taken changes no result and differs between machines.
+    """
     ours, theirs = (dict(_flatten(config.model_dump(mode="json"))) for config in (one, other))
+    for values in (ours, theirs):
+        values.pop("collect.memory_gib", None)
     return {
         key: (ours.get(key), theirs.get(key))
         for key in [*ours, *(set(theirs) - set(ours))]

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -97,7 +99,7 @@ def _rows_at_once(table: pa.Table) -> int:
 
 def begin_part(parts: Path) -> Path:
     """A folder to write a part's files in; it counts for nothing until it is finished."""
-    unfinished = parts / f"{_UNFINISHED}{os.getpid()}-{uuid4().hex[:8]}"
+    unfinished = parts / f"{_UNFINISHED}{_machine()}-{os.getpid()}-{uuid4().hex[:8]}"
     unfinished.mkdir(parents=True)
     return unfinished
 
@@ -144,9 +146,27 @@ def list_parts(parts: Path) -> Iterator[Part]:
 
 
 def remove_unfinished(parts: Path) -> None:
-    """Removes what writers that died left behind; only for the holder of the run's lock."""
-    for folder in parts.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(folder)
+    """Removes what writers that died on this machine left behind."""
+    for folder in parts.glob(f"{_UNFINISHED}{_machine()}-*"):
+        pid = int(folder.name.removeprefix(f"{_UNFINISHED}{_machine()}-").split("-")[0])
+        if not _is_alive(pid):
+            shutil.rmtree(folder)
+
+
+def _machine() -> str:
+    # A name that says nothing of the machine to whom the parts are given.
+    return blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    # What this process began before has ended, well or badly.
+    return pid != os.getpid()
 
 
 def _flush_to_disk(file: Path) -> None:

@@ -23,7 +23,7 @@ if sys.platform != "win32":
     import fcntl
 
 _FOLDERS = ("parts", "inbox", "journal", "logs", "prefect")
-_FILES = ("scopenote.duckdb", "work.duckdb", "run.toml", "run.lock")
+_OTHERS = ("scopenote.duckdb", "work.duckdb", "run.toml", "run.lock", "shards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,13 @@ class RunFolder:
     def prefect_home(self) -> Path:
         """What Prefect takes for its home."""
         return self.path / "prefect"
+
+    def shard(self, name: str) -> RunFolder:
+        """What belongs to the one process that collects a shard: lock, logs, Prefect's home."""
+        folder = RunFolder(self.path / "shards" / name)
+        with clear_disk_errors(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def config_file(self) -> Path:
@@ -137,7 +144,7 @@ class RunFolder:
     def _refuse_strangers(self) -> None:
         if self.exists:
             return
-        ours = {*_FOLDERS, *_FILES}
+        ours = {*_FOLDERS, *_OTHERS}
         strangers = sorted(
             entry.name
             for entry in self.path.iterdir()
@@ -156,7 +163,7 @@ class RunFolder:
     def write_config(self, toml: str) -> None:
         """Writes `run.toml`, all of it or nothing."""
         with clear_disk_errors(self.config_file):
-            temporary = self.config_file.with_suffix(".toml.tmp")
+            temporary = self.path / f".run-{os.getpid()}.toml"
             temporary.write_text(toml, encoding="utf-8")
             os.replace(temporary, self.config_file)
 

@@ -253,6 +253,17 @@ MIGRATIONS: tuple[Migration, ...] = (
         WHERE place = 1;
         """,
     ),
+    Migration(
+        "logits beside output tokens, and how often neighbours fire together",
+        """
+        -- In the order of top_tokens_positive and top_tokens_negative: the logit per unit of
+        -- activation, with the final norm's gain folded in and its division left out.
+        ALTER TABLE features ADD COLUMN top_logits_positive FLOAT[];
+        ALTER TABLE features ADD COLUMN top_logits_negative FLOAT[];
+        -- Tokens of the background in which both fire; NULL for cosine.
+        ALTER TABLE neighbours ADD COLUMN n_together BIGINT;
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -59,6 +59,16 @@ def drop_prepared(connection: duckdb.DuckDBPyConnection) -> None:
 
 def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
     """The tables of a collected corpus, from its merged sketch, once they are prepared."""
+    # What follows from the weights alone stays as it is; what followed from the old pool is gone.
+    connection.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE effects_before AS
+        SELECT sae_id, feature, top_tokens_positive, top_tokens_negative, top_logits_positive,
+               top_logits_negative
+        FROM features WHERE top_tokens_positive IS NOT NULL;
+        DELETE FROM neighbours WHERE kind = 'cofiring';
+        """
+    )
     for table in ("saes", "features", "feature_splits", "windows", "contexts"):
         connection.execute(f"DELETE FROM {table}")
     connection.execute("DROP TABLE background; ALTER TABLE next_background RENAME TO background")
@@ -69,7 +79,7 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
     _insert_windows(connection, merged)
     for number in range(len(saes)):
         connection.execute(f"DROP TABLE kept_{number}")
-    connection.execute("DROP TABLE banned; DROP TABLE pool_windows")
+    connection.execute("DROP TABLE banned; DROP TABLE pool_windows; DROP TABLE effects_before")
 
 
 _NO_CONTEXTS = """
@@ -229,13 +239,19 @@ def _insert_features(
     connection.execute(
         f"""
         INSERT INTO features
-        SELECT $sae, s.feature, sum(s.n_active), sum(s.n_active) / sum(s.n_tokens),
-               coalesce(any_value(f.max_activation), 0),
-               sum(s.sum ORDER BY s.split) / nullif(sum(s.n_active), 0),
-               any_value(f.histogram), NULL, NULL
-        FROM feature_splits s
+        WITH counted AS (
+            SELECT feature, sum(n_active) AS n_active, sum(n_tokens) AS n_tokens,
+                   sum(sum ORDER BY split) AS sum
+            FROM feature_splits WHERE sae_id = $sae GROUP BY feature
+        )
+        SELECT $sae, s.feature, s.n_active, s.n_active / s.n_tokens,
+               coalesce(f.max_activation, 0), s.sum / nullif(s.n_active, 0), f.histogram,
+               e.top_tokens_positive, e.top_tokens_negative, e.top_logits_positive,
+               e.top_logits_negative
+        FROM counted s
         LEFT JOIN read_parquet('{merged.file(f"features-{number}")}') f USING (feature)
-        WHERE s.sae_id = $sae GROUP BY s.feature ORDER BY s.feature
+        LEFT JOIN effects_before e ON e.sae_id = $sae AND e.feature = s.feature
+        ORDER BY s.feature
         """,
         {"sae": sae["sae_id"]},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scopenote.extract import background_pool, fidelity, part_tables, sketches, windows
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import Document
+from scopenote.extract.sites import Site
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.windows import Chunk, WindowShape, cut_chunks, tokenize_chunk
 from scopenote.store import absorb as absorb_module
@@ -297,6 +300,35 @@ def test_where_little_memory_is_too_little_absorbing_takes_more(
         assert len(asked) == 2  # the first time DuckDB gave up
         assert_same(read_tables(work), expected_tables(job, chunks))
         assert work.execute("SELECT current_setting('memory_limit')").fetchall() == before
+
+
+@with_examples(25)
+@given(seed=st.integers(0, 10_000), text=texts, shuffled=st.permutations(range(3)))
+def test_saes_collected_in_several_passes_give_the_tables_of_one(
+    seed: int, text: list[str], shuffled: list[int]
+) -> None:
+    job, chunks = make_job(seed, (4, 2, 3), SHAPE, SIZES), as_chunks(text)
+    passes = (tuple(sorted(shuffled[:2])), tuple(shuffled[2:]))
+    assert_same(collect_in(replace(job, passes=passes), [[chunks]]), expected_tables(job, chunks))
+
+
+@with_examples(25)
+@given(drawn=collections(), room=st.integers(9, 24))
+def test_batches_for_which_the_device_has_no_room_are_halved_and_nothing_else_changes(
+    drawn: tuple[CollectJob, list[Chunk]], room: int
+) -> None:
+    job, chunks = drawn
+    read = job.model.read_sites
+
+    def read_if_there_is_room(ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:
+        if ids.numel() > room:
+            raise torch.OutOfMemoryError("no room")
+        return read(ids, sites)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job.model, "read_sites", read_if_there_is_room)
+        found = collect_in(job, [[chunks]])
+    assert_same(found, expected_tables(job, chunks))
 
 
 def test_the_reconstruction_error_is_that_of_the_dense_reconstruction(

@@ -10,9 +10,11 @@ from scopenote.extract.activations import find_firings, reconstruct
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import Document
-from scopenote.extract.sites import Site
+from scopenote.extract.models import load_model
+from scopenote.extract.sites import Site, SiteReader
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.windows import WindowShape, cut_chunks, tokenize_chunk
+from scopenote.store.errors import ModelError
 from scopenote.store.splits import document_id
 
 from .brute_force import WholeNumberModel, make_job
@@ -125,3 +127,19 @@ def test_a_corpus_in_which_nothing_fires_still_makes_a_part() -> None:
     assert part.n_tokens == 6
     assert part.tables["contexts-0"].num_rows == 0
     assert part.tables["pool"].num_rows == 2
+
+
+def test_where_not_one_sequence_fits_the_message_adds_up_what_would_have_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    (sae,) = make_job(0, (6,), SHAPE, SIZES).saes
+    model = load_model("toy", [sae.site], "cpu")
+    monkeypatch.setattr(SiteReader, "read", refuse)
+    job = CollectJob(model, [sae], SHAPE, SIZES, 24)
+    with pytest.raises(ModelError, match="too small for one sequence") as raised:
+        collect(job, ["abcab"])
+    weights = sum(weight.nbytes for weight in model.network.parameters()) / 2**30
+    assert f"{weights:.2f} GiB for the model's layers" in str(raised.value.expected)

@@ -25,6 +25,7 @@ TABLES = {
     "saes": "*",
     "features": "*",
     "feature_splits": "*",
+    "neighbours": "*",
     "windows": "*",
     "contexts": "*",
     "background": "*",
@@ -142,6 +143,33 @@ def test_one_command_makes_labels_with_held_out_scores(undisturbed: Path) -> Non
     assert null_scores_without_reason == 0
 
 
+def test_every_feature_has_output_tokens_and_neighbours(undisturbed: Path) -> None:
+    with scopenote.open(undisturbed) as store:
+        lists = store.sql(
+            """
+            SELECT DISTINCT len(top_tokens_positive), len(top_logits_positive),
+                len(top_tokens_negative), len(top_logits_negative)
+            FROM features
+            """
+        ).fetchall()
+        kinds = store.sql(
+            "SELECT kind, count(DISTINCT (sae_id, feature)), max(rank) FROM neighbours "
+            "GROUP BY kind ORDER BY kind"
+        ).fetchall()
+        n_features, n_firing = store.sql(
+            """
+            SELECT count(*), count(*) FILTER (EXISTS (
+                FROM background b WHERE b.sae_id = f.sae_id AND b.feature = f.feature))
+            FROM features f
+            """
+        ).fetchall()[0]
+    assert lists == [(10, 10, 10, 10)]
+    assert kinds[1] == ("cosine", n_features, 10)
+    kind, n_cofiring, most = kinds[0]
+    assert (kind, most) == ("cofiring", 10)
+    assert n_firing / 2 < n_cofiring <= n_firing
+
+
 def test_the_bad_and_the_empty_row_are_counted_and_said(undisturbed: Path) -> None:
     said = (undisturbed / "stderr.txt").read_text()
     with scopenote.open(undisturbed) as store:
@@ -257,3 +285,29 @@ def _wait_for_work(folder: Path, process: subprocess.Popen[str]) -> None:
         if log.exists() and log.stat().st_mtime_ns != before:
             return
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sharded"
+    shards = [
+        subprocess.Popen(
+            command("collect", folder, "--config", config, "--shard", f"{n}/3"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in (1, 2, 3)
+    ]
+    for shard in shards:
+        _, said = shard.communicate(timeout=300)
+        assert shard.returncode == 0, said
+    assert not (folder / "work.duckdb").exists()
+    assert len(list((folder / "parts").iterdir())) == 3
+    finished = run("run", folder)
+    assert finished.returncode == 0, finished.stderr
+    assert tables(folder) == tables(undisturbed)
+    again = run("collect", folder, "--shard", "2/3")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to do" in again.stderr

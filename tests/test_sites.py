@@ -288,3 +288,21 @@ def test_a_pass_that_is_cancelled_ends_at_its_next_layer(model: SubjectModel) ->
     finally:
         model.reader.cancelled.clear()
     assert set(model.read_sites(IDS, SITES)) == set(SITES)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SITE_KINDS if kind != "embedding"])
+def test_a_pass_ends_after_the_deepest_layer_that_is_asked_for(
+    model: SubjectModel, kind: SiteKind
+) -> None:
+    entered: list[int] = []
+    handles = [
+        layer.mlp.register_forward_pre_hook(lambda *_, n=number: entered.append(n))
+        for number, layer in enumerate(model.network.layers)
+    ]
+    model.read_sites(IDS, [Site(0, kind)])
+    shallow, entered[:] = list(entered), []
+    model.network(input_ids=IDS)  # not begun by the reader
+    for handle in handles:
+        handle.remove()
+    assert shallow == [0]
+    assert entered == [0, 1, 2]
