@@ -16,14 +16,10 @@ import pyarrow as pa
 import torch
 
 from .collector import CollectedPart
-from .sketches import SketchSizes
 
 if TYPE_CHECKING:
     from .saes import Sae
 
-# A kept window with its firings, in two tables that grow by a quarter (measured: 62 bytes a row
-# at six firings, 150 with the room).
-_BYTES_PER_KEPT_WINDOW = 160
 _SHARE_OF_MEMORY = 0.6
 
 
@@ -38,12 +34,6 @@ def memory_of_device(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * _SHARE_OF_MEMORY)
-
-
-def sketch_bytes(width: int, sizes: SketchSizes) -> int:
-    """About what the sketches of so many features hold when they are full."""
-    kept = int((sizes.kept_top + sizes.kept_sample).sum())
-    return width * kept * _BYTES_PER_KEPT_WINDOW
 
 
 def plan_passes(

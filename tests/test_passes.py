@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.models import load_model
-from scopenote.extract.passes import is_released, plan_passes, released, sketch_bytes
+from scopenote.extract.passes import is_released, plan_passes, released
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import load_sae
 from scopenote.extract.sketches import SketchSizes
@@ -38,10 +38,6 @@ def test_each_sae_is_in_one_pass_and_each_pass_fits_or_is_one_alone(
 @given(n=st.integers(1, 40), room=st.integers(1, 10))
 def test_saes_of_one_size_take_the_fewest_passes_that_there_can_be(n: int, room: int) -> None:
     assert len(plan_passes([(3, 4)] * n, 7 * room, None)) == -(-n // room)
-
-
-def test_wider_saes_hold_more() -> None:
-    assert sketch_bytes(2000, SketchSizes()) == 2 * sketch_bytes(1000, SketchSizes())
 
 
 def toy_job(path: Path) -> CollectJob:
