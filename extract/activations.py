@@ -33,7 +33,7 @@ class Firings:
         return len(self.feature)
 
     def where(self, keep: np.ndarray) -> Firings:
-        """The firings at which the mask is true."""
+        """The firings at which the mask is true, or those at these places, in their order."""
         return Firings(self.feature[keep], self.token[keep], self.value[keep])
 
     def every(self, stride: int) -> Firings:
@@ -47,6 +47,9 @@ def find_firings(
 ) -> Firings:
     """The features that fire on each token: JumpReLU, strictly above threshold.
 
+    Of a top-k SAE they are besides among the k largest of the token; which of equal ones is not
+    defined.
+
     Args:
         sae: on the same device as `x`.
         x: the site's vectors.
@@ -56,6 +59,8 @@ def find_firings(
     rows = max(1, min(sae.width, block_values // max(1, n_tokens)))
     x_t = x.to(sae.encoder.dtype).T
     block = torch.empty((rows, n_tokens), dtype=x_t.dtype, device=x_t.device)
+    if sae.k is not None:
+        return _find_largest(sae, x_t, block, sae.k)
     find = _BlockOnCpu(block) if block.device.type == "cpu" else _find_on_gpu
     found = []
     for begin in range(0, sae.width, rows):
@@ -89,6 +94,29 @@ def reconstruct(
         per_sample_weights=torch.from_numpy(firings.value[order]).to(device, sae.decoder.dtype),
     )
     return sae.add_skip(decoded + sae.decoder_bias, x)
+
+
+def _find_largest(
+    sae: Sae, x_t: Float[torch.Tensor, "D T"], block: Float[torch.Tensor, "R T"], k: int
+) -> Firings:
+    rows, n_tokens = block.shape
+    value = block.new_empty((0, n_tokens))
+    feature = torch.empty((0, n_tokens), dtype=torch.long, device=block.device)
+    for begin in range(0, sae.width, rows):
+        end = min(begin + rows, sae.width)
+        pre = block[: end - begin]
+        torch.addmm(sae.encoder_bias[begin:end, None], sae.encoder[begin:end], x_t, out=pre)
+        of_block, row = pre.topk(min(k, len(pre)), dim=0)
+        value, feature = torch.cat([value, of_block]), torch.cat([feature, row + begin])
+        value, place = value.topk(min(k, len(value)), dim=0)
+        feature = feature.gather(0, place)
+    rank, token = (value > sae.threshold[feature]).nonzero(as_tuple=True)
+    found = Firings(
+        feature[rank, token].int().cpu().numpy(),
+        token.int().cpu().numpy(),
+        value[rank, token].float().cpu().numpy(),
+    )
+    return found.where(np.lexsort((found.token, found.feature)))
 
 
 class _BlockOnCpu:

@@ -26,17 +26,17 @@ from .hub_files import HUB
 from .sites import Site, SiteReader
 
 TOY = "toy"
-_SUPPORTED = ("gemma2",)
+_SUPPORTED = ("gemma2", "gemma3_text")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectModel:
-    """A Gemma 2 without its vocabulary head, cut after the deepest layer that is read.
+    """A Gemma without its vocabulary head, cut after the deepest layer that is read.
 
     Attributes:
         name: as it stands in feature ids, such as `gemma-2-2b`.
-        network: the base model (`Gemma2Model`).
+        network: the base model (`Gemma2Model` or `Gemma3TextModel`).
         tokenizer: its fast tokenizer.
         config: the configuration of the *whole* model.
         content_hash: of the configuration and the vocabulary; not of the weights, which are
@@ -96,7 +96,7 @@ def load_model(
         dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
-        ModelError: it cannot be loaded, is not a Gemma 2, or has no such layer.
+        ModelError: it cannot be loaded, is no Gemma 2 or 3, or has no such layer.
     """
     source = model_path(name)
     if not Path(source).is_dir() and source.startswith(("/", ".", "~")):
@@ -200,16 +200,19 @@ def _load_config(name: str, source: str) -> Any:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
-    config = config.get_text_config()
-    if config.model_type not in _SUPPORTED:
-        raise ModelError(
-            "The model is not one whose sites Scopenote knows.",
-            where=name,
-            found=f"model_type {config.model_type!r}",
-            expected=", ".join(_SUPPORTED),
-            mend="set [model] name to a Gemma 2, such as google/gemma-2-2b",
-        )
-    return config
+    found = f"model_type {config.model_type!r}"
+    if getattr(config, "use_bidirectional_attention", False):
+        found += " with attention to later tokens"
+    elif config.model_type in _SUPPORTED:
+        return config
+    raise ModelError(
+        "The model is not one whose sites Scopenote knows.",
+        where=name,
+        found=found,
+        expected=", ".join(_SUPPORTED),
+        mend="set [model] name to a Gemma 2, such as google/gemma-2-2b, or to a Gemma 3 for text "
+        "alone, such as google/gemma-3-1b-pt",
+    )
 
 
 def _check_layers(name: str, sites: list[Site], config: Any) -> None:

@@ -21,23 +21,36 @@ SKIP = "affine_skip_connection"
 """The optional array that leads from a transcoder's input straight to its output."""
 
 
-def read_sae_arrays(path: Path, site: str, d_in: int, d_out: int) -> dict[str, np.ndarray]:
+def read_sae_arrays(path: Path) -> dict[str, np.ndarray]:
     """An SAE's arrays as float32: W_enc, W_dec, b_enc, b_dec, threshold and, if there, SKIP.
 
     Args:
         path: a .npz, or a .safetensors if it is called so.
+
+    Raises:
+        SaeError: the file is missing, cut short or has other arrays.
+    """
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
+
+
+def check_sae_arrays(
+    path: Path, arrays: dict[str, np.ndarray], site: str, d_in: int, d_out: int
+) -> None:
+    """Makes sure that an SAE's arrays can be used.
+
+    Args:
+        path: where they are from.
+        arrays: by their names in Gemma Scope.
         site: what the SAE reads, in words.
         d_in: length of the vectors that it reads.
         d_out: length of those that it reconstructs.
 
     Raises:
-        SaeError: the file is missing, cut short, has other arrays, shapes that do not fit
-            each other or the site, or values that are not finite.
+        SaeError: shapes do not fit each other or the site, values are not finite, or thresholds
+            are below zero.
     """
-    arrays = _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
     _check_shapes(path, arrays, site, d_in, d_out)
     _check_values(path, arrays)
-    return arrays
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

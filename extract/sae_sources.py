@@ -18,10 +18,24 @@ from .gemma_scope import (
 )
 from .gemma_scope_index import check_published, resolve_short_name
 from .hub_files import NoSuchHubFile, download
+from .other_saes import (
+    DICTIONARY_LEARNING_FILE,
+    OTHER_CONFIG_FILE,
+    OTHER_FILES,
+    SAELENS_FILE,
+    SPARSIFY_FILE,
+    read_other_config,
+    refuse_dictionary_learning,
+)
 from .sites import SITE_KINDS, Site, SiteKind
 
-_FILES = (NPZ_FILE, SAFETENSORS_FILE)
-_CONFIG_FILE = "config.json"
+_FILES = (NPZ_FILE, SAFETENSORS_FILE, *OTHER_FILES)
+# What beside a file says what its SAE reads.
+_CONFIG_FILES = {
+    SAFETENSORS_FILE: "config.json",
+    SAELENS_FILE: OTHER_CONFIG_FILE,
+    SPARSIFY_FILE: OTHER_CONFIG_FILE,
+}
 # The hub's cache keeps a repository `org/name` as `models--org--name/snapshots/{commit}`.
 _HUB_CACHE = re.compile(r"/models--[^/]+?--(?P<name>[^/]+)/snapshots/[^/]+/")
 _HUB_PATH = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)/(?P<inside>\w[\w./-]*)$")
@@ -33,7 +47,7 @@ class SaeSource:
 
     Attributes:
         sae_id: `{model}/{source}`, as in feature ids.
-        path: the params.npz or params.safetensors.
+        path: the params.npz or params.safetensors, or the weights of SAELens or sparsify.
         site: the tensor it reads.
         stated_l0: active features per token that its folder or config.json promises, if either
             does.
@@ -57,7 +71,7 @@ def locate_sae(
     downloaded.
 
     Args:
-        path: a params.npz or params.safetensors, the folder that holds it, or a short name.
+        path: a file, the folder that holds it, or a short name.
         model: the model's name in feature ids.
         kind: the site, where a folder called `res`, `mlp` or `att` (or a repository's name
             ending so) above the layer does not tell.
@@ -69,32 +83,41 @@ def locate_sae(
     if not Path(path).exists() and (on_hub := _HUB_PATH.match(resolve_short_name(path) or path)):
         return _locate_on_hub(path, on_hub["repo"], on_hub["inside"], model, kind, layer)
     file = _local_file(path)
-    stated = _stated_config(file)
-    folder = _local_folder(file)
-    return _describe(path, file, folder, stated, model, kind, layer)
+    return _describe(path, file, _local_folder(file), _stated_locally(file), model, kind, layer)
 
 
 def _locate_on_hub(
     path: str, repo: str, inside: str, model: str, kind: SiteKind | None, layer: int | None
 ) -> SaeSource:
     folder, named = inside.rstrip("/"), None
-    if folder.endswith(_FILES):
+    if folder.endswith((".npz", ".safetensors", ".pt")):
         folder, _, named = folder.rpartition("/")
+        refuse_dictionary_learning(f"{repo}/{inside}")
     check_published(repo, folder)
     in_full = f"{repo}/{folder}"
     layout = read_layout(in_full, kind, layer)
-    # Before anything is downloaded.
-    _tell_site(path, layout, kind, layer)
-    candidates = [named] if named else [layout.file] if layout else list(_FILES)
-    stated = StatedConfig(None, None)
-    if SAFETENSORS_FILE in candidates:
-        try:
-            stated = read_stated_config(download(repo, f"{folder}/{_CONFIG_FILE}"))
-        except NoSuchHubFile:
-            # It is optional.
-            stated = StatedConfig(None, None)
-    file = _download_first(repo, folder, candidates)
+    names = [named] if named else [layout.file] if layout else list(_FILES)
+    stated = _stated_on_hub(repo, folder, names)
+    # Before the weights are downloaded.
+    _place(path, in_full, stated, kind, layer)
+    file = _download_first(repo, folder, names)
     return _describe(path, file, in_full, stated, model, kind, layer)
+
+
+def _stated_on_hub(repo: str, folder: str, names: list[str]) -> StatedConfig:
+    """What the first configuration says that the hub has for a file of these names."""
+    configs = dict.fromkeys(_CONFIG_FILES[name] for name in names if name in _CONFIG_FILES)
+    for config in configs:
+        try:
+            return _read_stated(download(repo, f"{folder}/{config}"))
+        except NoSuchHubFile:
+            continue
+    return StatedConfig(None, None)
+
+
+def _read_stated(config: Path) -> StatedConfig:
+    is_other = config.name == OTHER_CONFIG_FILE
+    return read_other_config(config) if is_other else read_stated_config(config)
 
 
 def _download_first(repo: str, folder: str, names: list[str]) -> Path:
@@ -109,8 +132,9 @@ def _download_first(repo: str, folder: str, names: list[str]) -> Path:
 
 def _local_file(path: str) -> Path:
     files = [Path(path) / name for name in _FILES] if Path(path).is_dir() else [Path(path)]
-    for file in files:
+    for file in [*files, Path(path) / DICTIONARY_LEARNING_FILE]:
         if file.is_file():
+            refuse_dictionary_learning(file.as_posix())
             return file
     raise SaeError(
         "There is no SAE at this path.",
@@ -128,10 +152,9 @@ def _local_folder(file: Path) -> str:
     return _HUB_CACHE.sub(r"/\g<name>/", folder)
 
 
-def _stated_config(file: Path) -> StatedConfig:
-    if file.suffix != ".safetensors":
-        return StatedConfig(None, None)
-    return read_stated_config(file.parent / _CONFIG_FILE)
+def _stated_locally(file: Path) -> StatedConfig:
+    config = _CONFIG_FILES.get(file.name)
+    return _read_stated(file.parent / config) if config else StatedConfig(None, None)
 
 
 def _describe(
@@ -143,11 +166,7 @@ def _describe(
     kind: SiteKind | None,
     layer: int | None,
 ) -> SaeSource:
-    if stated.site is not None:
-        kind = kind or stated.site.kind
-        layer = stated.site.layer if layer is None else layer
-    layout = read_layout(folder, kind, layer)
-    site = _tell_site(path, layout, kind, layer)
+    layout, site = _place(path, folder, stated, kind, layer)
     stated_l0 = layout.stated_l0 if layout and layout.stated_l0 is not None else stated.l0
     return SaeSource(
         sae_id=f"{model}/{layout.source_id if layout else folder.rpartition('/')[2]}",
@@ -156,6 +175,17 @@ def _describe(
         stated_l0=stated_l0,
         source=path,
     )
+
+
+def _place(
+    path: str, folder: str, stated: StatedConfig, kind: SiteKind | None, layer: int | None
+) -> tuple[Layout | None, Site]:
+    """The layout and the site: as told, else by the configuration, else by the folder."""
+    if stated.site is not None:
+        kind = kind or stated.site.kind
+        layer = stated.site.layer if layer is None else layer
+    layout = read_layout(folder, kind, layer)
+    return layout, _tell_site(path, layout, kind, layer)
 
 
 def _tell_site(path: str, layout: Layout | None, kind: SiteKind | None, layer: int | None) -> Site:

@@ -1,8 +1,9 @@
-"""Gemma Scope's JumpReLU sparse autoencoders and their arithmetic.
+"""JumpReLU sparse autoencoders, as Gemma Scope has them, and their arithmetic.
 
 `pre = x @ W_enc + b_enc; f = pre * (pre > threshold); x_hat = f @ W_dec + b_dec`, strictly
 greater, without subtracting `b_dec` and without scaling the input (Lieberum et al. 2024).
-Some transcoders of Gemma Scope 2 add `x @ affine_skip_connection` to `x_hat`.
+Some transcoders of Gemma Scope 2 add `x @ affine_skip_connection` to `x_hat`. Other people's ReLU
+SAEs have thresholds of 0, and top-k SAEs let only a token's k largest features fire.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from .sae_files import SKIP, read_sae_arrays
+from .other_saes import OTHER_CONFIG_FILE, OTHER_FILES, read_other_sae
+from .sae_files import SKIP, check_sae_arrays, read_sae_arrays
 from .sae_sources import SaeSource
 from .sites import Site, site_width
 
 
 @dataclass(frozen=True, slots=True)
 class Sae:
-    """A JumpReLU SAE, ready to encode.
+    """A JumpReLU SAE, possibly top-k, ready to encode.
 
     Attributes:
         encoder: W_enc transposed, so that a block of features is contiguous.
         decoder: rows are feature directions, of unit norm in Gemma Scope.
-        content_hash: of the file's bytes.
+        content_hash: of the file's bytes, and of the configuration that decides what they mean.
         skip: what a transcoder adds to its reconstruction straight from its input.
+        k: of a top-k SAE, how many features of a token fire at most; the largest do.
     """
 
     source: SaeSource
@@ -39,6 +42,7 @@ class Sae:
     decoder_bias: Float[torch.Tensor, " D"]
     content_hash: str
     skip: Float[torch.Tensor, "D D"] | None = None
+    k: int | None = None
 
     @property
     def sae_id(self) -> str:
@@ -68,7 +72,11 @@ class Sae:
     def encode(self, x: Float[torch.Tensor, "T D"]) -> Float[torch.Tensor, "T F"]:
         """Feature activations, dense: the plain form that the fast path is tested against."""
         pre = torch.addmm(self.encoder_bias, x.to(self.encoder.dtype), self.encoder.T)
-        return torch.where(pre > self.threshold, pre, 0.0)
+        fired = torch.where(pre > self.threshold, pre, 0.0)
+        if self.k is None:
+            return fired
+        largest = pre.topk(self.k, dim=1).indices
+        return torch.zeros_like(fired).scatter(1, largest, fired.gather(1, largest))
 
     def decode(self, f: Float[torch.Tensor, "T F"]) -> Float[torch.Tensor, "T D"]:
         """What the features alone reconstruct of what was encoded."""
@@ -105,11 +113,20 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
 
     Raises:
         SaeError: the file is missing, cut short, has other arrays, shapes that do not fit
-            each other or the model, or values that are not finite.
+            each other or the model, or values that are not finite; or it is of a kind that is
+            not computed here.
     """
     site = source.site
-    arrays = read_sae_arrays(
-        source.path, str(site), site_width(site, config), site_width(site.target, config)
+    files, k = [source.path], None
+    if source.path.name in OTHER_FILES:
+        other = read_other_sae(source.path)
+        arrays, k = other.arrays, other.k
+        # It decides what the weights mean.
+        files.append(source.path.parent / OTHER_CONFIG_FILE)
+    else:
+        arrays = read_sae_arrays(source.path)
+    check_sae_arrays(
+        source.path, arrays, str(site), site_width(site, config), site_width(site.target, config)
     )
     as_tensor = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Sae(
@@ -119,14 +136,16 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
         threshold=as_tensor["threshold"],
         decoder=as_tensor["W_dec"].contiguous(),
         decoder_bias=as_tensor["b_dec"],
-        content_hash=_hash_file(source.path),
+        content_hash=_hash_files(files),
         skip=as_tensor.get(SKIP),
+        k=k,
     )
 
 
-def _hash_file(path: Path) -> str:
+def _hash_files(paths: list[Path]) -> str:
     digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Where in Gemma 2 a sparse autoencoder reads, and the hooks that read there.
+"""Where in Gemma 2 and 3 a sparse autoencoder reads, and the hooks that read there.
 
 Which tensor is which site follows Gemma Scope (Lieberum et al. 2024, section 3.1); the wrong
 one still encodes without complaint, so every site is tested against a plain re-implementation.
@@ -61,7 +61,7 @@ class Site:
 
 
 def site_width(site: Site, config: Any) -> int:
-    """Length of the site's vectors under a Gemma 2 configuration."""
+    """Length of the site's vectors under a configuration of Gemma."""
     if site.kind == "att":
         return int(config.num_attention_heads * config.head_dim)
     return int(config.hidden_size)
@@ -78,7 +78,7 @@ class SiteReader:
     way could be met half done.
 
     Args:
-        model: the base model (`Gemma2Model`).
+        model: the base model (`Gemma2Model` or `Gemma3TextModel`).
         sites: what will be read; others are added when they are first asked for.
     """
 

@@ -68,7 +68,7 @@ class ModelSection(Section):
 class SaeEntry(Section):
     """One SAE."""
 
-    path: Text = Field(description="params.npz, a folder that holds it, or a path on the hub")
+    path: Text = Field(description="a file, its folder, a path on the hub, or Neuronpedia's name")
     site: Site | None = Field(
         default=None, description="where the model is read, if the path is silent"
     )
@@ -343,7 +343,9 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
 
     def resolve(path: str) -> str:
         local = folder / Path(path).expanduser()
-        looks_local = path.startswith((".", "/", "~")) or path.endswith(".npz")
+        # On the hub a file lies in a repository, whose name has two parts.
+        is_file = path.endswith((".npz", ".safetensors")) and path.count("/") < 2
+        looks_local = path.startswith((".", "/", "~")) or is_file
         return os.path.normpath(local) if looks_local or local.exists() else path
 
     corpus_path = config.corpus.path

@@ -44,6 +44,24 @@ def test_firings_in_blocks_are_those_of_the_dense_encoding(tmp_path: Path) -> No
         np.testing.assert_array_equal(found.value, dense.T[feature, token])
 
 
+@pytest.mark.parametrize("k", [1, 4, 37])
+def test_a_top_k_sae_fires_with_the_largest_of_each_token(k: int) -> None:
+    sae = make_job(0, (37,), SHAPE, SIZES).saes[0]
+    sae = replace(sae, k=k, encoder=torch.randn(37, 5, generator=torch.Generator().manual_seed(0)))
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32))
+    pre = (x.double() @ sae.encoder.double().T + sae.encoder_bias).numpy()
+    rank = (-pre).argsort(axis=1).argsort(axis=1)
+    dense = np.where((rank < k) & (pre > sae.threshold.numpy()), pre, 0)
+    np.testing.assert_allclose(sae.encode(x), dense, atol=1e-5)
+    feature, token = np.nonzero(dense.T)
+    assert 20 < len(feature) <= 50 * k
+    for block_values in (1, 50, 333, 10**6):
+        found = find_firings(sae, x, block_values)
+        np.testing.assert_array_equal(found.feature, feature)
+        np.testing.assert_array_equal(found.token, token)
+        np.testing.assert_allclose(found.value, dense.T[feature, token], atol=1e-5)
+
+
 def test_the_sparse_reconstruction_is_the_dense_one() -> None:
     sae = make_job(0, (37,), SHAPE, SIZES).saes[0]
     x = torch.from_numpy(np.random.default_rng(1).integers(-3, 4, (50, 5)).astype(np.float32))

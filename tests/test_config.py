@@ -189,3 +189,15 @@ def test_two_configurations_differ_in_named_keys() -> None:
 
 def test_an_sae_may_be_named_for_every_site_there_is() -> None:
     assert get_args(config_module.Site) == SITE_KINDS
+
+
+def test_names_and_files_on_the_hub_are_not_taken_for_local_files(tmp_path: Path) -> None:
+    paths = [
+        "gemma-2-2b/20-gemmascope-res-16k",
+        "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71/params.npz",
+        "google/gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_medium/params.safetensors",
+    ]
+    local = ["params.npz", "mine/params.safetensors"]
+    config = load_config(write(tmp_path, SMALLEST + f"[saes]\npaths = {paths + local}\n"))
+    resolved = [entry.path for entry in config.saes.paths]
+    assert resolved == [*paths, *(str(tmp_path / path) for path in local)]

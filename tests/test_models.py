@@ -19,10 +19,16 @@ from scopenote.extract.models import (
 from scopenote.extract.sites import Site
 from scopenote.store.errors import ModelError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModel, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModel, Gemma3Config, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from .tiny_gemma import BOS, hearing_transformers, save_tiny_gemma, tiny_tokenizer
+from .tiny_gemma import (
+    BOS,
+    hearing_transformers,
+    save_tiny_gemma,
+    tiny_gemma_3_config,
+    tiny_tokenizer,
+)
 
 SITES = [Site(1, "res")]
 
@@ -74,15 +80,25 @@ def test_a_hub_that_cannot_be_reached_is_an_error_of_the_user(
     assert "HF_TOKEN" in (refused.value.mend or "")
 
 
-@pytest.mark.parametrize("config", [GPT2Config(), LlamaConfig()], ids=["gpt2", "llama"])
-def test_a_model_other_than_gemma_2_is_refused_by_its_type(
-    tmp_path: Path, config: GPT2Config | LlamaConfig
+@pytest.mark.parametrize(
+    "config", [GPT2Config(), LlamaConfig(), Gemma3Config()], ids=["gpt2", "llama", "gemma3"]
+)
+def test_a_model_other_than_gemma_is_refused_by_its_type(
+    tmp_path: Path, config: GPT2Config | LlamaConfig | Gemma3Config
 ) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(ModelError) as refused:
         load_model(str(tmp_path), SITES)
     assert refused.value.found == f"model_type {config.model_type!r}"
-    assert refused.value.expected == "gemma2"
+    assert refused.value.expected == "gemma2, gemma3_text"
+
+
+def test_a_gemma_3_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
+    config = tiny_gemma_3_config()
+    config.use_bidirectional_attention = True
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="with attention to later tokens"):
+        load_model(str(tmp_path), SITES)
 
 
 @pytest.mark.parametrize("layer", [3, -1])

@@ -220,10 +220,10 @@ def test_what_can_only_be_local_is_not_asked_of_the_hub(hub: FakeHub, path: str)
     assert hub.asked == []
 
 
-def test_nothing_is_downloaded_before_it_is_known_what_it_reads(hub: FakeHub) -> None:
+def test_no_weights_are_downloaded_before_it_is_known_what_it_reads(hub: FakeHub) -> None:
     with pytest.raises(SaeError, match="does not say which tensor"):
         locate_sae("someone/saes/layer_1", "gemma-2-2b")
-    assert hub.asked == []
+    assert [file for _, file in hub.asked] == ["layer_1/config.json", "layer_1/cfg.json"]
 
 
 def answer(status: int) -> httpx2.Response:

@@ -1,4 +1,4 @@
-"""Every site of every layer, against Gemma 2 written out by hand."""
+"""Every site of every layer, against Gemma 2 and Gemma 3 written out by hand."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * (1 + gain)
 
 
-def rotate(x: Tensor, theta: float) -> Tensor:
+def rotate(x: Tensor, theta: float, factor: float = 1.0) -> Tensor:
     """Rotary embedding of (head, position, d): coordinate i turns with coordinate i + d/2."""
     half = x.shape[-1] // 2
-    angle = torch.arange(x.shape[1])[:, None] * theta ** -(torch.arange(half).double() / half)
+    position = torch.arange(x.shape[1])[:, None] / factor
+    angle = position * theta ** -(torch.arange(half).double() / half)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
@@ -105,6 +106,77 @@ def plain_gemma2(
         x = changed("res", x + seen[Site(layer, "mlp")])
         seen[Site(layer, "res")] = x
     return seen
+
+
+def plain_gemma3(weights: dict[str, Tensor], config: object, ids: Tensor) -> dict[Site, Tensor]:
+    """Gemma 3's text model on one sequence, in float64.
+
+    Beside Gemma 2 it norms queries and keys, has no soft cap, and turns the layers that see
+    everything by another angle than those that see a few tokens.
+    """
+    c, w = vars(config), {name: weight.double() for name, weight in weights.items()}
+    n_heads, n_groups, d = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+    eps, scale = c["rms_norm_eps"], c["query_pre_attn_scalar"] ** -0.5
+    seen = {EMBEDDING: w["embed_tokens.weight"][ids]}
+    x = seen[EMBEDDING] * math.sqrt(c["hidden_size"])
+    distance = torch.arange(len(ids))[:, None] - torch.arange(len(ids))[None, :]
+    for layer in range(c["num_hidden_layers"]):
+        own = {
+            name.removeprefix(f"layers.{layer}.").removesuffix(".weight"): weight
+            for name, weight in w.items()
+            if name.startswith(f"layers.{layer}.")
+        }
+        kind = c["layer_types"][layer]
+        rope = c["rope_parameters"][kind]
+        h = rms_norm(x, own["input_layernorm"], eps)
+        q, k, v = (
+            (h @ own[f"self_attn.{which}_proj"].T).unflatten(-1, (-1, d)).transpose(0, 1)
+            for which in "qkv"
+        )
+        q, k = (
+            rotate(
+                rms_norm(t, own[f"self_attn.{which}_norm"], eps),
+                rope["rope_theta"],
+                rope.get("factor", 1.0),
+            )
+            for t, which in ((q, "q"), (k, "k"))
+        )
+        k, v = (t.repeat_interleave(n_heads // n_groups, 0) for t in (k, v))
+        hidden = distance < 0
+        if kind == "sliding_attention":
+            hidden = hidden | (distance >= c["sliding_window"])
+        logits = (q @ k.transpose(1, 2) * scale).masked_fill(hidden, -math.inf)
+        seen[Site(layer, "att")] = (logits.softmax(-1) @ v).transpose(0, 1).flatten(1)
+        attended = seen[Site(layer, "att")] @ own["self_attn.o_proj"].T
+        x = x + rms_norm(attended, own["post_attention_layernorm"], eps)
+        seen[Site(layer, "transcoder")] = rms_norm(x, torch.zeros(()), eps)
+        h = rms_norm(x, own["pre_feedforward_layernorm"], eps)
+        seen[Site(layer, "mlp_in")] = h
+        gate = torch.nn.functional.gelu(h @ own["mlp.gate_proj"].T, approximate="tanh")
+        h = (gate * (h @ own["mlp.up_proj"].T)) @ own["mlp.down_proj"].T
+        seen[Site(layer, "mlp")] = rms_norm(h, own["post_feedforward_layernorm"], eps)
+        x = x + seen[Site(layer, "mlp")]
+        seen[Site(layer, "res")] = x
+    return seen
+
+
+@pytest.fixture(scope="module")
+def gemma_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny-gemma-3"
+    return save_tiny_gemma(folder, generation=3, layers=LAYERS, heads=4, kv_heads=2)
+
+
+@pytest.mark.parametrize("deepest", range(LAYERS))
+def test_a_site_is_the_tensor_that_a_plain_gemma_3_has_there(gemma_3: Path, deepest: int) -> None:
+    sites = [site for site in SITES if site.layer <= deepest]
+    model = load_model(str(gemma_3), sites, "cpu", "float32")
+    assert len(model.network.layers) == deepest + 1
+    whole = AutoModel.from_pretrained(gemma_3)
+    read = model.read_sites(IDS, sites)
+    for row, ids in enumerate(IDS):
+        plain = plain_gemma3(whole.state_dict(), whole.config, ids)
+        for site in sites:
+            torch.testing.assert_close(read[site][row].double(), plain[site], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)

@@ -12,11 +12,19 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from scopenote.extract.sites import Site, SiteKind, SiteReader
-from transformers import AutoModel, Gemma2Config, Gemma2ForCausalLM, GemmaTokenizer
+from transformers import (
+    AutoModel,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 PAD, EOS, BOS, UNK = 0, 1, 2, 3
@@ -62,9 +70,38 @@ def tiny_config(
     )
 
 
+def tiny_gemma_3_config(
+    *, layers: int = 3, hidden: int = 16, heads: int = 2, kv_heads: int = 1, head_dim: int = 12
+) -> Gemma3TextConfig:
+    """Gemma 3 for text: no soft caps, norms of queries and keys, two kinds of layers."""
+    return Gemma3TextConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        query_pre_attn_scalar=10,
+        sliding_window=5,
+        layer_types=[
+            "sliding_attention" if n % 2 == 0 else "full_attention" for n in range(layers)
+        ],
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10_000.0},
+        },
+        max_position_embeddings=2048,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        bos_token_id=BOS,
+    )
+
+
 def save_tiny_gemma(
     folder: Path,
     *,
+    generation: Literal[2, 3] = 2,
     seed: int = 0,
     layers: int = 3,
     hidden: int = 16,
@@ -76,12 +113,13 @@ def save_tiny_gemma(
 
     Attention's site is `heads * head_dim` wide, unlike the residual stream's `hidden`.
     """
-    config = tiny_config(
+    make_config = tiny_config if generation == 2 else tiny_gemma_3_config
+    config = make_config(
         layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Gemma2ForCausalLM(config)
+        model = Gemma2ForCausalLM(config) if generation == 2 else Gemma3ForCausalLM(config)
         for name, weight in model.named_parameters():
             scale = 0.3 if weight.ndim == 1 or "embed" in name else weight.shape[1] ** -0.5
             torch.nn.init.normal_(weight, std=scale)
