@@ -121,7 +121,7 @@ class CollectJob:
         for done, group in enumerate(passes):
             collector = Collector(
                 self.model,
-                [self.at_hand(number) for number in group],
+                [self.with_weights(number) for number in group],
                 self.shape,
                 self.sizes,
                 self.max_batch_tokens,
@@ -136,8 +136,8 @@ class CollectJob:
                 parts[-1] = on_disk(parts[-1], folder)
         yield join_passes(parts, passes) if len(passes) > 1 else parts[0]
 
-    def at_hand(self, number: int) -> Sae:
-        """An SAE with its weights, read again if they were released.
+    def with_weights(self, number: int) -> Sae:
+        """The SAE of this number with its weights, read again if they were released.
 
         Raises:
             SaeError: its file has changed meanwhile.

@@ -101,7 +101,7 @@ def load_model(
     source = model_path(name)
     if not Path(source).is_dir() and source.startswith(("/", ".", "~")):
         raise _cannot_load(name, FileNotFoundError("there is no folder of that name"))
-    with _quiet_loading():
+    with quiet_loading():
         config = _load_config(name, source)
         _check_layers(name, sites, config)
         tokenizer = _load_tokenizer(name, source, config)
@@ -175,7 +175,7 @@ def load_token_pieces(tokenizer: Any) -> list[tuple[int, str, bytes]]:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keeps transformers' own progress bar and load report off the terminal, within the block.
 
     The report lists the layers left out on purpose; what matters of it is checked instead. Bars

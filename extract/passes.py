@@ -16,20 +16,16 @@ import pyarrow as pa
 import torch
 
 from .collector import CollectedPart
-from .sketches import SketchSizes
 
 if TYPE_CHECKING:
     from .saes import Sae
 
-# A kept window with its firings, in two tables that grow by a quarter (measured: 62 bytes a row
-# at six firings, 150 with the room).
-_BYTES_PER_KEPT_WINDOW = 160
-_SHARE_OF_MEMORY = 0.6
+SHARE_OF_MEMORY = 0.6
 
 
 def memory_of_this_machine() -> int:
     """Bytes that collecting may hold where nothing else is asked for."""
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _SHARE_OF_MEMORY)
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_OF_MEMORY)
 
 
 def memory_of_device(device: torch.device) -> int | None:
@@ -37,13 +33,7 @@ def memory_of_device(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return int(free * _SHARE_OF_MEMORY)
-
-
-def sketch_bytes(width: int, sizes: SketchSizes) -> int:
-    """About what the sketches of so many features hold when they are full."""
-    kept = int((sizes.kept_top + sizes.kept_sample).sum())
-    return width * kept * _BYTES_PER_KEPT_WINDOW
+    return int(free * SHARE_OF_MEMORY)
 
 
 def plan_passes(

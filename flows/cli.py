@@ -243,6 +243,38 @@ def show(
         _print(render_feature(page))
 
 
+@app.command()
+def doctor(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN", help="The folder of a run, or a configuration."),
+    ] = None,
+    golden: Annotated[
+        bool,
+        typer.Option("--golden", help="Measure published numbers again, on weights at hand."),
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FOLDER", help="Gemma 2 2B, if not in the hub's cache."),
+    ] = None,
+    saes: Annotated[
+        list[Path] | None,
+        typer.Option("--saes", metavar="FOLDER", help="Gemma Scope's SAEs; may be repeated."),
+    ] = None,
+) -> None:
+    """Check this machine, a run's room on it, and known results."""
+    if (model or saes) and not golden:
+        raise UserMistake("`--model` and `--saes` belong to `--golden`.", mend="add `--golden`")
+    from rich.console import Console
+
+    from .doctor import GoldenRequest, examine
+    from .findings import has_failed, print_findings
+
+    groups = examine(run, GoldenRequest(model, saes or ()) if golden else None)
+    print_findings(groups, Console(highlight=False))
+    raise typer.Exit(ExitCode.FAILED if has_failed(groups) else ExitCode.DONE)
+
+
 def main() -> NoReturn:
     """Runs the command in `sys.argv` and exits as the contract says."""
     # Tasks run side by side, one a processor: more threads for NumPy's matrix products only get

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ..extract.collect_job import CollectJob
 from ..extract.corpus import CorpusSource
+from ..extract.memory_needs import sketch_need
 from ..extract.models import TOY, SubjectModel, load_model, model_name
 from ..extract.passes import (
     memory_of_device,
     memory_of_this_machine,
     plan_passes,
     released,
-    sketch_bytes,
 )
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.saes import Sae, load_sae
@@ -36,6 +36,7 @@ def corpus_source(config: Config) -> CorpusSource:
         standard_library=corpus.standard_library,
         text_field=corpus.text_field,
         text_unit=corpus.text_unit,
+        chat=corpus.chat,
         max_bad_share=corpus.max_bad_share,
     )
 
@@ -49,8 +50,7 @@ def sae_sources(config: Config) -> list[SaeSource]:
     """
     model = model_name(config.model.name)
     if not config.saes.paths and config.model.name == TOY:
-        folder = Path(str(files("scopenote.extract.toy").joinpath("saes")))
-        sources = [locate_sae(str(file), model) for file in sorted(folder.rglob("params.npz"))]
+        sources = [locate_sae(str(file), model) for file in toy_saes()]
     else:
         sources = [
             locate_sae(entry.path, model, entry.site, entry.layer) for entry in config.saes.paths
@@ -68,16 +68,16 @@ def sae_sources(config: Config) -> list[SaeSource]:
     return sources
 
 
-def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
-    """Loads the model, as deep as the SAEs need it, and the SAEs."""
-    model = load_model(
-        config.model.name,
-        [source.site for source in sources],
-        config.model.device,
-        config.model.dtype,
-    )
+def toy_saes() -> list[Path]:
+    """The files of the toy's SAEs."""
+    folder = Path(str(files("scopenote.extract.toy").joinpath("saes")))
+    return sorted(folder.rglob("params.npz"))
+
+
+def sketch_sizes(config: Config) -> SketchSizes:
+    """How many windows are kept."""
     kept = [config.collect.kept(split) for split in SPLITS]
-    sizes = SketchSizes(
+    return SketchSizes(
         top=(kept[0].top, kept[1].top, kept[2].top),
         sample=(kept[0].sample, kept[1].sample, kept[2].sample),
         background=(
@@ -86,6 +86,17 @@ def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
             kept[2].background_windows,
         ),
     )
+
+
+def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
+    """Loads the model, as deep as the SAEs need it, and the SAEs."""
+    model = load_model(
+        config.model.name,
+        [source.site for source in sources],
+        config.model.device,
+        config.model.dtype,
+    )
+    sizes = sketch_sizes(config)
     saes, passes = _load_saes(config, sources, model, sizes)
     return CollectJob(
         model=model,
@@ -113,7 +124,7 @@ def _load_saes(
     needs: list[tuple[int, int]] = []
     for source in sources:
         sae = load_sae(source, model.config)
-        needs.append((sae.n_bytes, sketch_bytes(sae.width, sizes)))
+        needs.append((sae.n_bytes, sketch_need(sae.sae_id, sae.width, sizes).n_bytes))
         fits = len(plan_passes(needs, machine, device)) == 1
         saes.append(sae.to(model.device) if fits else released(sae))
     passes = plan_passes(needs, machine, device)

@@ -106,7 +106,7 @@ def describe_part(model: SubjectModel, sae: Sae, missing: MissingEffects, folder
 def _same_sae(job: CollectJob, sae_id: str, weights: str) -> Sae:
     for number, sae in enumerate(job.saes):
         if sae.sae_id == sae_id and sae.content_hash == weights:
-            return job.at_hand(number)
+            return job.with_weights(number)
     raise SaeError(
         "An SAE is no longer the one that this run folder was collected with.",
         where="[saes] paths",

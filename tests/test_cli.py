@@ -25,7 +25,7 @@ from scopenote.store.run_folder import RunFolder
 from .made_up_run import RES, make_database
 
 DONE = StageReport("collect", "tokens", done=1000, seconds=2.0, notes=("3 bad rows skipped",))
-COMMANDS = ("demo", "run", "collect", "explain", "score", "status", "show")
+COMMANDS = ("demo", "run", "collect", "explain", "score", "status", "show", "doctor")
 HEAVY = ("torch", "transformers", "duckdb", "prefect", "pyarrow", "numpy", "rich", "pydantic")
 
 # A command whose flow is given as code, without Prefect, which takes seconds to import.

@@ -28,7 +28,7 @@ DESCRIPTION = ("pyproject.toml", "README.md", "LICENSE")
 # Given names by a distribution that pins them exactly.
 PART_OF = {"pydantic_core": "pydantic"}
 # Imported by tests only, and there because another package cannot do without.
-BROUGHT_BY = {"httpx2": "huggingface_hub", "packaging": "pytest"}
+BROUGHT_BY = {"httpx2": "huggingface_hub"}
 # Declared, and imported by no room.
 NOT_IMPORTED = {
     "fastapi": "bounded, because Prefect dies on newer ones",

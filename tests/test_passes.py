@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.models import load_model
-from scopenote.extract.passes import is_released, plan_passes, released, sketch_bytes
+from scopenote.extract.passes import is_released, plan_passes, released
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import load_sae
 from scopenote.extract.sketches import SketchSizes
@@ -40,10 +40,6 @@ def test_saes_of_one_size_take_the_fewest_passes_that_there_can_be(n: int, room:
     assert len(plan_passes([(3, 4)] * n, 7 * room, None)) == -(-n // room)
 
 
-def test_wider_saes_hold_more() -> None:
-    assert sketch_bytes(2000, SketchSizes()) == 2 * sketch_bytes(1000, SketchSizes())
-
-
 def toy_job(path: Path) -> CollectJob:
     source = locate_sae(str(path), "toy-gemma-2", "res", 1)
     model = load_model("toy", [source.site], "cpu")
@@ -61,7 +57,7 @@ def test_a_released_sae_holds_nothing_and_is_read_again_when_it_is_needed() -> N
     without = replace(job, saes=[released(sae) for sae in job.saes])
     assert is_released(without.saes[0]) and not is_released(job.saes[0])
     assert without.identity == job.identity
-    assert without._at_hand(0).encoder.equal(job.saes[0].encoder)
+    assert without.with_weights(0).encoder.equal(job.saes[0].encoder)
 
 
 def test_an_sae_that_has_changed_since_is_refused(tmp_path: Path) -> None:
@@ -70,4 +66,4 @@ def test_an_sae_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     job = toy_job(path)
     other = released(replace(job.saes[0], content_hash="another"))
     with pytest.raises(SaeError, match="has changed"):
-        replace(job, saes=[other])._at_hand(0)
+        replace(job, saes=[other]).with_weights(0)

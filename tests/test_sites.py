@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -52,16 +54,27 @@ def rotate(x: Tensor, theta: float) -> Tensor:
     return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
 
-def plain_gemma2(weights: dict[str, Tensor], config: object, ids: Tensor) -> dict[Site, Tensor]:
+def plain_gemma2(
+    weights: dict[str, Tensor],
+    config: object,
+    ids: Tensor,
+    changes: Mapping[Site, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+) -> dict[Site, Tensor]:
     """Gemma 2 on one sequence, in float64, one line of the paper at a time.
 
-    Without the sliding window, which is longer than any sequence here.
+    Without the sliding window, which is longer than any sequence here. A site that is changed
+    is changed for all that comes after it.
     """
     c, w = vars(config), {name: weight.double() for name, weight in weights.items()}
     n_heads, n_groups, d = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
     eps, theta = c["rms_norm_eps"], c["rope_parameters"]["rope_theta"]
     cap, scale = c["attn_logit_softcapping"], c["query_pre_attn_scalar"] ** -0.5
     seen = {EMBEDDING: w["embed_tokens.weight"][ids]}
+
+    def changed(kind: SiteKind, x: Tensor) -> Tensor:
+        change = changes.get(Site(layer, kind))
+        return x if change is None else change(x)
+
     x = seen[EMBEDDING] * math.sqrt(c["hidden_size"])
     for layer in range(c["num_hidden_layers"]):
         own = {
@@ -79,7 +92,7 @@ def plain_gemma2(weights: dict[str, Tensor], config: object, ids: Tensor) -> dic
         logits = cap * torch.tanh(q @ k.transpose(1, 2) * scale / cap)
         future = torch.ones(len(ids), len(ids)).triu(1).bool()
         heads = logits.masked_fill(future, -math.inf).softmax(-1) @ v
-        seen[Site(layer, "att")] = heads.transpose(0, 1).flatten(1)
+        seen[Site(layer, "att")] = changed("att", heads.transpose(0, 1).flatten(1))
         attended = seen[Site(layer, "att")] @ own["self_attn.o_proj"].T
         x = x + rms_norm(attended, own["post_attention_layernorm"], eps)
         seen[Site(layer, "transcoder")] = rms_norm(x, torch.zeros(()), eps)
@@ -87,8 +100,9 @@ def plain_gemma2(weights: dict[str, Tensor], config: object, ids: Tensor) -> dic
         seen[Site(layer, "mlp_in")] = h
         gate = torch.nn.functional.gelu(h @ own["mlp.gate_proj"].T, approximate="tanh")
         h = (gate * (h @ own["mlp.up_proj"].T)) @ own["mlp.down_proj"].T
-        seen[Site(layer, "mlp")] = rms_norm(h, own["post_feedforward_layernorm"], eps)
-        x = x + seen[Site(layer, "mlp")]
+        h = rms_norm(h, own["post_feedforward_layernorm"], eps)
+        seen[Site(layer, "mlp")] = changed("mlp", h)
+        x = changed("res", x + seen[Site(layer, "mlp")])
         seen[Site(layer, "res")] = x
     return seen
 

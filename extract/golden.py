@@ -1,0 +1,256 @@
+"""The full model and what can be done to it: probabilities, logit lens, changes at a site.
+
+This is the arithmetic behind `scopenote doctor --golden`, which compares it with published
+numbers. Here alone the model is loaded whole, with its vocabulary head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..store.errors import ModelError
+from .models import quiet_loading
+from .saes import Sae
+from .sites import Site
+
+Change = Callable[[Float[torch.Tensor, "B S D"]], Float[torch.Tensor, "B S D"]]
+"""Gives what is to stand in place of a site's vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullModel:
+    """A Gemma 2 with its vocabulary head (`Gemma2ForCausalLM`), in float32, and its tokenizer."""
+
+    network: Any
+    tokenizer: Any
+
+    def encode(self, text: str) -> Int[torch.Tensor, "1 S"]:
+        """A text's token ids, after BOS."""
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        return torch.tensor([[self.tokenizer.bos_token_id, *ids]])
+
+    def pieces(self, input_ids: Int[torch.Tensor, "1 S"]) -> list[str]:
+        """Each token's text, with a space for Gemma's `▁`."""
+        pieces = self.tokenizer.convert_ids_to_tokens(input_ids[0].tolist())
+        return [piece.replace("▁", " ") for piece in pieces]
+
+    def token_id(self, piece: str) -> int:
+        """The id of the token that reads so, such as ` important` with its space.
+
+        Raises:
+            ModelError: the vocabulary has no such token.
+        """
+        token_id = self.tokenizer.convert_tokens_to_ids(piece.replace(" ", "▁"))
+        if token_id is None or token_id == self.tokenizer.unk_token_id:
+            raise ModelError(
+                "The model's vocabulary lacks a token.",
+                where="the tokenizer",
+                found=f"no token {piece!r}",
+                expected="the vocabulary of Gemma 2",
+                mend="use the tokenizer that came with the model",
+            )
+        return int(token_id)
+
+
+def load_full_model(folder: Path) -> FullModel:
+    """Loads a model whole, on the CPU, in float32; nothing is downloaded.
+
+    Args:
+        folder: with config.json, the weights and the tokenizer.
+
+    Raises:
+        ModelError: it cannot be loaded, or weights are missing.
+    """
+    # Its types do not say that a report may come with the network.
+    loader: Any = AutoModelForCausalLM
+    try:
+        with quiet_loading():
+            network, report = loader.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                # By name: older versions silently dropped Gemma 2's soft cap under `sdpa`.
+                attn_implementation="eager",
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            "The model cannot be loaded.",
+            where=str(folder),
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            expected="a folder with the config.json, weights and tokenizer of a Gemma 2",
+            mend="download or copy the model again",
+        ) from error
+    # Weights that the files lack are otherwise filled with random numbers.
+    if report["missing_keys"]:
+        raise ModelError(
+            "The model's files lack weights.",
+            where=str(folder),
+            found=f"{len(report['missing_keys'])} missing, such as {min(report['missing_keys'])}",
+            mend="download or copy the model again",
+        )
+    return FullModel(network.eval(), tokenizer)
+
+
+# --- changes ------------------------------------------------------------------------------
+
+
+def clamp(coordinate: int, value: float) -> Change:
+    """Holds one coordinate at a value, at every position."""
+
+    def change(x: Float[torch.Tensor, "B S D"]) -> Float[torch.Tensor, "B S D"]:
+        clamped = x.clone()
+        clamped[..., coordinate] = value
+        return clamped
+
+    return change
+
+
+def steer(direction: Float[torch.Tensor, " D"], strength: float) -> Change:
+    """Adds strength times a direction, such as a feature's decoder row, at every position."""
+    return lambda x: x + strength * direction.to(x)
+
+
+def splice(sae: Sae) -> Change:
+    """Puts the SAE's reconstruction in place of what it reads, at every position."""
+
+    def change(x: Float[torch.Tensor, "B S D"]) -> Float[torch.Tensor, "B S D"]:
+        tokens = x.reshape(-1, x.shape[-1])
+        return sae.decode(sae.encode(tokens)).reshape(x.shape).to(x)
+
+    return change
+
+
+@contextmanager
+def changed_site(network: Any, site: Site, change: Change) -> Iterator[None]:
+    """Within the block every forward pass goes on with what `change` makes of the site.
+
+    Args:
+        network: a `Gemma2ForCausalLM`.
+        site: where.
+        change: of the site's vectors.
+    """
+    layer = network.model.layers[site.layer]
+
+    def change_output(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return change(output)
+
+    def change_input(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        return (change(inputs[0]),)
+
+    match site.kind:
+        case "res":
+            handle = layer.register_forward_hook(change_output)
+        case "mlp":
+            handle = layer.post_feedforward_layernorm.register_forward_hook(change_output)
+        case "att":
+            handle = layer.self_attn.o_proj.register_forward_pre_hook(change_input)
+        case _:
+            raise ValueError(f"nothing is changed at {site}: the model does not go on from there")
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# --- what comes of it ---------------------------------------------------------------------
+
+
+def next_token_probabilities(
+    model: FullModel,
+    input_ids: Int[torch.Tensor, "1 S"],
+    site: Site | None = None,
+    change: Change | None = None,
+) -> Float[torch.Tensor, " V"]:
+    """The probability of each token to come next, with the final soft cap.
+
+    Args:
+        model: whole.
+        input_ids: beginning with BOS.
+        site: where something is changed.
+        change: what is changed there; both or neither.
+    """
+    changed = (
+        nullcontext()
+        if site is None or change is None
+        else changed_site(model.network, site, change)
+    )
+    with torch.inference_mode(), changed:
+        output = model.network(input_ids=input_ids, use_cache=False, logits_to_keep=1)
+    # The soft cap is part of the network's own forward pass.
+    probabilities: torch.Tensor = output.logits[0, -1].float().softmax(-1)
+    return probabilities
+
+
+def lens_probabilities(
+    model: FullModel, input_ids: Int[torch.Tensor, "1 S"], layer: int
+) -> Float[torch.Tensor, " V"]:
+    """The logit lens: what the last position would predict if the model ended after a layer.
+
+    The residual stream after layer `layer` (from 0) goes through the final norm, the vocabulary
+    head and the soft cap.
+    """
+    residual = read_site(model, input_ids, Site(layer, "res"))[-1]
+    with torch.inference_mode():
+        logits = model.network.lm_head(model.network.model.norm(residual)).float()
+    cap = model.network.config.final_logit_softcapping
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    probabilities: torch.Tensor = logits.softmax(-1)
+    return probabilities
+
+
+def read_site(
+    model: FullModel, input_ids: Int[torch.Tensor, "1 S"], site: Site
+) -> Float[torch.Tensor, "S D"]:
+    """A site's vectors at every position of a text, BOS included."""
+    seen: list[torch.Tensor] = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x
+
+    with torch.inference_mode(), changed_site(model.network, site, keep):
+        # Without the head: nobody asked for logits.
+        model.network.model(input_ids=input_ids, use_cache=False)
+    return seen[0][0]
+
+
+@dataclass(frozen=True, slots=True)
+class TextFidelity:
+    """How well an SAE does on some tokens.
+
+    Attributes:
+        mean_l0: features that fire, on average over tokens.
+        fvu: fraction of variance unexplained, about the mean vector.
+        explained: 1 minus the squared error's share of the variance of all numbers about their
+            one mean, as Gemma Scope's tutorial has it; more than 1 - `fvu`.
+    """
+
+    mean_l0: float
+    fvu: float
+    explained: float
+
+
+def measure_text_fidelity(sae: Sae, x: Float[torch.Tensor, "T D"]) -> TextFidelity:
+    """L0 and variance explained on these tokens, summed in float64; BOS should not be one."""
+    with torch.inference_mode():
+        f = sae.encode(x)
+        exact = x.double()
+        error = (exact - sae.decode(f).double()).square()
+        about_mean_vector = (exact - exact.mean(0)).square()
+        return TextFidelity(
+            mean_l0=float((f > 0).sum(1).double().mean()),
+            fvu=float(error.sum() / about_mean_vector.sum()),
+            explained=float(1 - error.mean() / exact.var()),
+        )
