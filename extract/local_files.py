@@ -14,13 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from ..store.errors import ModelError, SaeError
+from .gemma_scope_index import check_published, resolve_short_name
 from .models import TOY, model_path
+from .other_saes import SPARSIFY_FILE
+from .sae_sources import SAE_FILES
 
-_PARAMETERS = "params.npz"
 _SINGLE_WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    # NumPy has no bfloat16; of this one only the size matters.
+    "BF16": np.dtype(np.float16),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,31 +83,68 @@ def missing_weights(folder: Path) -> str | None:
 
 
 def find_local_sae(path: str, folders: Sequence[Path] = ()) -> Path | None:
-    """The params.npz that a path means; None if it is not on this machine.
+    """The file of weights that a path means; None if it is not on this machine.
 
     Args:
-        path: a file, a folder, or a path on the hub
+        path: a file, a folder, a short name, or a path on the hub
             (`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`).
         folders: copies of repositories of the hub: each the repository itself, or the
             folder in which it lies with or without its organization.
+
+    Raises:
+        SaeError: Gemma Scope has no such SAE.
     """
     here = Path(path)
     if here.exists():
-        file = here / _PARAMETERS if here.is_dir() else here
-        return file if file.is_file() else None
-    parts = path.rstrip("/").removesuffix(_PARAMETERS).rstrip("/").split("/")
+        return _first_file(here) if here.is_dir() else here if here.is_file() else None
+    parts = (resolve_short_name(path) or path).rstrip("/").split("/")
+    names = [parts.pop()] if parts[-1] in SAE_FILES else SAE_FILES
     if len(parts) < 3:
         return None
     organization, repository, *inside = parts
+    check_published(f"{organization}/{repository}", "/".join(inside))
     for folder in folders:
         candidates = [folder / organization / repository, folder / repository]
         if folder.absolute().name == repository:
             candidates.append(folder)
         for candidate in candidates:
-            file = candidate.joinpath(*inside, _PARAMETERS)
-            if file.is_file():
+            if file := _first_file(candidate.joinpath(*inside), names):
                 return file
-    return _find_cached(f"{organization}/{repository}", "/".join([*inside, _PARAMETERS]))
+    cached = (_find_cached(f"{organization}/{repository}", "/".join([*inside, n])) for n in names)
+    return next(filter(None, cached), None)
+
+
+def _first_file(folder: Path, names: Sequence[str] = SAE_FILES) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_sae_headers(file: Path) -> dict[str, ArrayHeader]:
+    """Shape and type of every array of an SAE's file, by its names in Gemma Scope.
+
+    Raises:
+        SaeError: the file is damaged or holds something else.
+    """
+    if file.suffix != ".safetensors":
+        return read_npz_headers(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            headers = {
+                name: ArrayHeader(tuple(part.get_shape()), _DTYPES[part.get_dtype()])
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError, KeyError) as error:
+        raise SaeError(
+            "The SAE's file cannot be read; it is damaged, cut short or of another kind.",
+            where=str(file),
+            found=str(error) or type(error).__name__,
+            expected="safetensors of floating-point numbers",
+            mend="download or copy it again",
+        ) from error
+    if file.name == SPARSIFY_FILE and (encoder := headers.get("encoder.weight")) is not None:
+        headers["W_enc"] = ArrayHeader(encoder.shape[::-1], encoder.dtype)
+        del headers["encoder.weight"]
+    return headers
 
 
 def read_npz_headers(file: Path) -> dict[str, ArrayHeader]:

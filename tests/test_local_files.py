@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from scopenote.extract.local_files import (
     find_local_model,
     find_local_sae,
     missing_weights,
     read_npz_headers,
+    read_sae_headers,
 )
 from scopenote.extract.models import TOY
 from scopenote.store.errors import ModelError, SaeError
@@ -94,6 +97,40 @@ def test_an_sae_is_found_by_file_folder_cache_and_copies_of_its_repository(
     assert find_local_sae(SAE, [copies / "b" / "gemma-scope-9b-pt-res"]) is None
     cached = put_in_cache(hub_cache, f"{organization}/{repository}", f"{inside}/params.npz")
     assert find_local_sae(SAE) == find_local_sae(f"{SAE}/params.npz") == cached
+
+
+def test_a_short_name_is_found_where_its_path_would_be(hub_cache: Path) -> None:
+    repository = "google/gemma-scope-2b-pt-res"
+    cached = put_in_cache(hub_cache, repository, f"{SAE.removeprefix(repository)[1:]}/params.npz")
+    assert find_local_sae("gemma-2-2b/20-gemmascope-res-16k") == cached
+    with pytest.raises(SaeError, match="the nearest are"):
+        find_local_sae("gemma-2-2b/20-gemmascope-res-16k-l0-70")
+    with pytest.raises(SaeError, match="the nearest are"):
+        find_local_sae(SAE.replace("l0_71", "l0_70"))
+
+
+def test_saes_of_other_forms_are_at_hand_too(hub_cache: Path, tmp_path: Path) -> None:
+    inside = "resid_post/layer_13_width_16k_l0_medium"
+    repository = "google/gemma-scope-2-1b-pt"
+    cached = put_in_cache(hub_cache, repository, f"{inside}/params.safetensors")
+    assert find_local_sae(f"{repository}/{inside}") == cached
+    (tmp_path / "sae_weights.safetensors").touch()
+    assert find_local_sae(str(tmp_path)) == tmp_path / "sae_weights.safetensors"
+
+
+def test_headers_of_safetensors_have_the_names_of_gemma_scope(tmp_path: Path) -> None:
+    arrays = {name: torch.from_numpy(array) for name, array in sae_arrays(64, 16).items()}
+    save_file({"w_enc": arrays["W_enc"].bfloat16()}, tmp_path / "params.safetensors")
+    header = read_sae_headers(tmp_path / "params.safetensors")["w_enc"]
+    assert (header.shape, header.dtype.itemsize) == ((16, 64), 2)
+    save_file({"encoder.weight": arrays["W_enc"].T.contiguous()}, tmp_path / "sae.safetensors")
+    assert read_sae_headers(tmp_path / "sae.safetensors")["W_enc"].shape == (16, 64)
+    (tmp_path / "params.safetensors").write_bytes(b"cut")
+    with pytest.raises(SaeError, match="cannot be read"):
+        read_sae_headers(tmp_path / "params.safetensors")
+    save_file({"w_enc": torch.zeros(2, dtype=torch.int64)}, tmp_path / "params.safetensors")
+    with pytest.raises(SaeError, match="cannot be read"):
+        read_sae_headers(tmp_path / "params.safetensors")
 
 
 def test_a_folder_without_an_sae_holds_none(tmp_path: Path) -> None:
