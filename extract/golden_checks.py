@@ -29,7 +29,7 @@ from .golden import (
     splice,
     steer,
 )
-from .local_files import find_local_sae, read_npz_headers
+from .local_files import find_local_sae, read_sae_shapes
 from .sae_sources import locate_sae
 from .saes import Sae, load_sae
 from .sites import Site
@@ -279,9 +279,9 @@ def _fidelity(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
 
 
 def _shapes(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
-    headers = read_npz_headers(bench.find_sae(check.sae))
+    shapes = read_sae_shapes(bench.find_sae(check.sae))
     # Some uploads spell W_enc as w_enc.
-    by_name = {name.lower(): list(header.shape) for name, header in headers.items()}
+    by_name = {name.lower(): list(shape) for name, shape in shapes.items()}
     return {name: by_name[name.lower()] for name in check.expected if name.lower() in by_name}
 
 

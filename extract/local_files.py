@@ -6,12 +6,9 @@ Nothing here asks the network, so it can be asked of anything that a configurati
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -24,26 +21,6 @@ from .sae_sources import SAE_FILES
 
 _SINGLE_WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    # NumPy has no bfloat16; of this one only the size matters.
-    "BF16": np.dtype(np.float16),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayHeader:
-    """What a file says of an array without its numbers being read."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def n_values(self) -> int:
-        """How many numbers it has."""
-        return math.prod(self.shape)
 
 
 def find_local_model(name: str) -> Path | None:
@@ -86,98 +63,87 @@ def find_local_sae(path: str, folders: Sequence[Path] = ()) -> Path | None:
     """The file of weights that a path means; None if it is not on this machine.
 
     Args:
-        path: a file, a folder, a short name, or a path on the hub
-            (`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`).
+        path: a file, a folder, a short name (`gemma-2-2b/20-gemmascope-res-16k`), or a path on
+            the hub (`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`).
         folders: copies of repositories of the hub: each the repository itself, or the
             folder in which it lies with or without its organization.
 
     Raises:
-        SaeError: Gemma Scope has no such SAE.
+        SaeError: a short name or a hub path of what Gemma Scope does not have.
     """
-    here = Path(path)
-    if here.exists():
-        return _first_file(here) if here.is_dir() else here if here.is_file() else None
-    parts = (resolve_short_name(path) or path).rstrip("/").split("/")
-    names = [parts.pop()] if parts[-1] in SAE_FILES else SAE_FILES
-    if len(parts) < 3:
+    if Path(path).exists():
+        return _first_file([Path(path)] if Path(path).is_file() else _in_folder(Path(path)))
+    organization, _, rest = (resolve_short_name(path) or path).rstrip("/").partition("/")
+    repository, _, inside = rest.partition("/")
+    if not inside:
         return None
-    organization, repository, *inside = parts
-    check_published(f"{organization}/{repository}", "/".join(inside))
-    for folder in folders:
-        candidates = [folder / organization / repository, folder / repository]
-        if folder.absolute().name == repository:
-            candidates.append(folder)
-        for candidate in candidates:
-            if file := _first_file(candidate.joinpath(*inside), names):
-                return file
-    cached = (_find_cached(f"{organization}/{repository}", "/".join([*inside, n])) for n in names)
-    return next(filter(None, cached), None)
+    names_file = inside.endswith(SAE_FILES)
+    check_published(
+        f"{organization}/{repository}", inside.rpartition("/")[0] if names_file else inside
+    )
+    places = [place for folder in folders for place in _copies(folder, organization, repository)]
+    candidates = [
+        file for place in places for file in (place / inside, *_in_folder(place / inside))
+    ]
+    found = _first_file(candidates)
+    if found is not None:
+        return found
+    names = [inside] if names_file else [f"{inside}/{n}" for n in SAE_FILES]
+    cached = (_find_cached(f"{organization}/{repository}", name) for name in names)
+    return next((file for file in cached if file is not None), None)
 
 
-def _first_file(folder: Path, names: Sequence[str] = SAE_FILES) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def read_sae_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of an SAE's file, without its numbers being read.
 
-
-def read_sae_headers(file: Path) -> dict[str, ArrayHeader]:
-    """Shape and type of every array of an SAE's file, by its names in Gemma Scope.
-
-    Raises:
-        SaeError: the file is damaged or holds something else.
-    """
-    if file.suffix != ".safetensors":
-        return read_npz_headers(file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            headers = {
-                name: ArrayHeader(tuple(part.get_shape()), _DTYPES[part.get_dtype()])
-                for name, part in slices.items()
-            }
-    except (SafetensorError, OSError, KeyError) as error:
-        raise SaeError(
-            "The SAE's file cannot be read; it is damaged, cut short or of another kind.",
-            where=str(file),
-            found=str(error) or type(error).__name__,
-            expected="safetensors of floating-point numbers",
-            mend="download or copy it again",
-        ) from error
-    if file.name == SPARSIFY_FILE and (encoder := headers.get("encoder.weight")) is not None:
-        headers["W_enc"] = ArrayHeader(encoder.shape[::-1], encoder.dtype)
-        del headers["encoder.weight"]
-    return headers
-
-
-def read_npz_headers(file: Path) -> dict[str, ArrayHeader]:
-    """Shape and type of every array of an .npz; reads a few hundred bytes of each.
+    The encoder of sparsify is given under Gemma Scope's name, and lies as there.
 
     Raises:
         SaeError: the file is damaged or holds something else.
     """
     try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="numpy") as tensors:
+                names = tensors.keys()
+                shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+            if file.name == SPARSIFY_FILE and "encoder.weight" in shapes:
+                shapes["W_enc"] = shapes.pop("encoder.weight")[::-1]
+            return shapes
         with zipfile.ZipFile(file) as archive:
-            return {
-                name.removesuffix(".npy"): _read_header(archive, name)
-                for name in archive.namelist()
-                if name.endswith(".npy")
-            }
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+            members = [name for name in archive.namelist() if name.endswith(".npy")]
+            return {name.removesuffix(".npy"): _read_shape(archive, name) for name in members}
+    except (zipfile.BadZipFile, SafetensorError, OSError, ValueError) as error:
         raise SaeError(
             "The SAE's file cannot be read; it is damaged, cut short or of another kind.",
             where=str(file),
             found=str(error) or type(error).__name__,
-            expected="a NumPy .npz of plain arrays of numbers",
+            expected="a NumPy .npz or safetensors of plain arrays of numbers",
             mend="download or copy it again",
         ) from error
 
 
-def _read_header(archive: zipfile.ZipFile, name: str) -> ArrayHeader:
+def _read_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
     with archive.open(name) as member:
         version = np.lib.format.read_magic(member)
         if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            shape, _, _ = np.lib.format.read_array_header_1_0(member)
         else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(member)
-    return ArrayHeader(shape, dtype)
+            shape, _, _ = np.lib.format.read_array_header_2_0(member)
+    return shape
+
+
+def _copies(folder: Path, organization: str, repository: str) -> list[Path]:
+    """Where in a folder a copy of a repository may lie."""
+    itself = [folder] if folder.absolute().name == repository else []
+    return [folder / organization / repository, folder / repository, *itself]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return [folder / name for name in SAE_FILES]
+
+
+def _first_file(candidates: Sequence[Path]) -> Path | None:
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _find_cached(repository: str, file: str) -> Path | None:

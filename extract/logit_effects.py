@@ -57,19 +57,27 @@ def unembedding(model: SubjectModel) -> Float[torch.Tensor, "V D"] | None:
 def output_directions(model: SubjectModel, sae: Sae, features: range) -> Float[torch.Tensor, "F D"]:
     """What a unit of each feature adds to the residual stream, times the final norm's gain.
 
-    The sites of the residual stream and of the MLP are themselves what is added to the stream.
-    That of attention is not: the concatenated heads pass through `o_proj` and then
-    `post_attention_layernorm`. This norm is taken as the final one is, with its gain folded in
-    and its division left out. It divides by the root mean square of what *all* heads write at a
-    token: a positive number that does not depend on the output token, so that the order of the
-    tokens is again that of the direct path. But the logits of an attention SAE are thereby in a
-    unit of their own, and cannot be compared with those of another site.
+    What SAEs of the residual stream, of the MLP and transcoders reconstruct *is* added to the
+    stream, that of the embedding after it is scaled by √d. Attention's is not: the concatenated
+    heads pass through `o_proj` and then `post_attention_layernorm`. This norm is taken as the
+    final one is, with its gain folded in and its division left out. It divides by the root mean
+    square of what *all* heads write at a token: a positive number that does not depend on the
+    output token, so that the order of the tokens is again that of the direct path. But the
+    logits of an attention SAE are thereby in a unit of their own, and cannot be compared with
+    those of another site.
     """
     rows = sae.decoder[features.start : features.stop].float()
-    if sae.site.kind == "att":
-        layer = model.network.layers[sae.site.layer]
-        rows = rows @ layer.self_attn.o_proj.weight.detach().float().T
-        rows = rows * (1 + layer.post_attention_layernorm.weight.detach().float())
+    match sae.target.kind:
+        case "res" | "mlp":
+            pass
+        case "embedding":
+            rows = rows * model.config.hidden_size**0.5
+        case "att":
+            layer = model.network.layers[sae.target.layer]
+            rows = rows @ layer.self_attn.o_proj.weight.detach().float().T
+            rows = rows * (1 + layer.post_attention_layernorm.weight.detach().float())
+        case kind:
+            raise ValueError(f"what an SAE of {kind} adds to the residual stream is not known")
     directions: torch.Tensor = rows * (1 + model.network.norm.weight.detach().float())
     return directions
 

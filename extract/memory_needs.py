@@ -6,6 +6,7 @@ are estimates of what is largest, not bounds: allocators, Parquet and DuckDB tak
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ import numpy as np
 from ..store.splits import SPLITS
 from .firing_passes import FeatureCounts
 from .kept_windows import KeptWindows
-from .local_files import ArrayHeader
 from .sites import Site, site_width
 from .sketches import SketchSizes
 
@@ -64,22 +64,22 @@ def model_need(config: Any, n_layers: int, number_bytes: int) -> Need:
     return Need("weights", n * number_bytes, arithmetic)
 
 
-def sae_need(name: str, headers: Mapping[str, ArrayHeader]) -> Need:
-    """An SAE in memory, from what its file says of its arrays."""
-    n = sum(header.n_values for header in headers.values())
-    d_in, width = sae_shape(headers)
+def sae_need(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Need:
+    """An SAE in memory, from the shapes of its arrays."""
+    n = sum(map(math.prod, shapes.values()))
+    d_in, width = encoder_shape(shapes)
     arithmetic = f"{width:,} features of {d_in:,}: {n:,} numbers × {_SAE_NUMBER_BYTES} bytes"
     return Need(name, n * _SAE_NUMBER_BYTES, arithmetic)
 
 
-def sae_shape(headers: Mapping[str, ArrayHeader]) -> tuple[int, int]:
+def encoder_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """Length of the vectors that an SAE reads, and its number of features.
 
     Raises:
         KeyError: there is no encoder among the arrays.
+        ValueError: it is no matrix.
     """
-    by_name = {name.lower(): header for name, header in headers.items()}
-    d_in, width = by_name["w_enc"].shape
+    d_in, width = {name.lower(): shape for name, shape in shapes.items()}["w_enc"]
     return d_in, width
 
 
@@ -125,7 +125,7 @@ def sketch_need(name: str, width: int, sizes: SketchSizes) -> Need:
     """What all features of an SAE remember, at most, while text is read."""
     rows = _kept_rows(sizes)
     row = _row_bytes()
-    counts = sum(column.nbytes for column in FeatureCounts.zeros(width, len(SPLITS)))
+    counts = width * sum(column.nbytes for column in FeatureCounts.zeros(1, len(SPLITS)))
     n_bytes = int(width * rows * row * _ROW_HEADROOM) + counts
     arithmetic = (
         f"{width:,} features × {rows} kept rows × {row} bytes × {_ROW_HEADROOM:g} (room to rank) "

@@ -20,12 +20,12 @@ from .collector import CollectedPart
 if TYPE_CHECKING:
     from .saes import Sae
 
-_SHARE_OF_MEMORY = 0.6
+SHARE_OF_MEMORY = 0.6
 
 
 def memory_of_this_machine() -> int:
     """Bytes that collecting may hold where nothing else is asked for."""
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _SHARE_OF_MEMORY)
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_OF_MEMORY)
 
 
 def memory_of_device(device: torch.device) -> int | None:
@@ -33,7 +33,7 @@ def memory_of_device(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return int(free * _SHARE_OF_MEMORY)
+    return int(free * SHARE_OF_MEMORY)
 
 
 def plan_passes(

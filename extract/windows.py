@@ -57,6 +57,11 @@ class Chunk:
     documents: tuple[Document, ...]
 
     @property
+    def is_chat(self) -> bool:
+        """Whether its documents are conversations; a corpus has one kind."""
+        return self.documents[0].is_chat
+
+    @property
     def chunk_id(self) -> str:
         """A hash of the chunk's place and its documents' contents."""
         return content_hash([self.index, [d.doc_id for d in self.documents]])
@@ -118,7 +123,8 @@ def tokenize_chunk(
     """The chunk's windows.
 
     Text that spells a special token (`<bos>`) is split into ordinary tokens: a corpus cannot
-    feed the model a BOS in the middle.
+    feed the model a BOS in the middle. In conversations it is what it spells: there a chat
+    template has put it.
 
     Raises:
         CorpusError: a document has more than 16 million tokens.
@@ -126,7 +132,7 @@ def tokenize_chunk(
     encoded = tokenizer(
         [document.text for document in chunk.documents],
         add_special_tokens=False,
-        split_special_tokens=True,
+        split_special_tokens=not chunk.is_chat,
         return_attention_mask=False,
         verbose=False,
     )["input_ids"]

@@ -12,9 +12,11 @@ import pyarrow as pa
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from ..extract.chat_text import chat_renderer
 from ..extract.collect_job import CollectedChunk, CollectJob
 from ..extract.collector import CollectedPart
 from ..extract.corpus import (
+    CorpusSource,
     Document,
     RowCounts,
     check_bad_share,
@@ -61,7 +63,7 @@ def collect_contexts(
         before, counts = _read(folder), RowCounts()
         load_job = cache(lambda: load_collect_job(config, saes))
         if before.complete_state != state:
-            documents = read_documents(source, counts)
+            documents = _documents(source, counts, load_job())
             _collect_rest(load_job(), documents, config, folder, progress, allow_mismatch)
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
@@ -110,7 +112,7 @@ def collect_shard(
         known = _in_parts(folder)
         job = load_collect_job(config, sae_sources(config))
         chunks = job.pending_chunks(
-            cut_chunks(read_documents(source, counts)), known, config.corpus.max_tokens, shard
+            cut_chunks(_documents(source, counts, job)), known, config.corpus.max_tokens, shard
         )
         with progress.stage("collect", total=None, unit="tokens") as stage:
             _say_passes(job, stage)
@@ -131,6 +133,11 @@ def collect_shard(
             f"`scopenote collect {folder.path}` brings all that lies there together",
         ),
     )
+
+
+def _documents(source: CorpusSource, counts: RowCounts, job: CollectJob) -> Iterator[Document]:
+    render = chat_renderer(job.model.tokenizer, job.model.source) if source.chat else None
+    return read_documents(source, counts, render)
 
 
 def _in_parts(folder: RunFolder) -> dict[int, CollectedChunk]:

@@ -36,6 +36,7 @@ def corpus_source(config: Config) -> CorpusSource:
         standard_library=corpus.standard_library,
         text_field=corpus.text_field,
         text_unit=corpus.text_unit,
+        chat=corpus.chat,
         max_bad_share=corpus.max_bad_share,
     )
 

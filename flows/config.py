@@ -114,6 +114,11 @@ class CorpusSection(Section):
         default="paragraph",
         description='what of a .txt is a document: "paragraph", "line" or "file"',
     )
+    chat: bool = Field(
+        default=False,
+        description="the field holds conversations, lists of {role, content}, which become text "
+        "by the model's chat template",
+    )
     max_tokens: Positive | None = Field(
         default=None, description="stop after the chunk in which this many tokens are reached"
     )

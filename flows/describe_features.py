@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from ..extract.collect_job import CollectJob
 from ..extract.decoder_neighbours import nearest_by_cosine, neighbours_table
-from ..extract.logit_effects import effects_table, logit_effects
+from ..extract.logit_effects import effects_table, logit_effects, unembedding
+from ..extract.models import SubjectModel
 from ..extract.saes import Sae
 from ..store.cofiring import add_cofiring, missing_cofiring
 from ..store.database import open_work
@@ -62,50 +65,61 @@ def describe_features(
     kinds: list[EffectKind] = ["logits"] if config.collect.logit_effects else []
     kinds += ["cosine"] if config.collect.neighbours else []
     notes: tuple[str, ...] = ()
-    for kind in kinds:
-        if missing := _missing(folder, kind):
-            job = load_job()
-            with progress.stage(kind, sum(len(each.features) for each in missing), "features") as s:
-                for each in missing:
-                    describe_part(as_is(job), as_is(each), as_is(folder))
-                    s.advance(len(each.features))
-            has_changed |= _absorb(folder)
-            if kind == "logits" and not job.model.config.tie_word_embeddings:
-                notes = (NO_UNEMBEDDING,)
+    if missing := _missing(folder, kinds):
+        job = load_job()
+        _describe(job, missing, folder, progress)
+        has_changed |= _absorb(folder)
+        if any(part.kind == "logits" for part in missing) and unembedding(job.model) is None:
+            notes = (NO_UNEMBEDDING,)
     if config.collect.neighbours:
         has_changed |= _add_cofiring(folder, progress)
     return Described(has_changed, notes)
 
 
+def _describe(
+    job: CollectJob, missing: list[MissingEffects], folder: RunFolder, progress: Progress
+) -> None:
+    """Works out the parts, SAE by SAE: not all of them may fit into memory at once."""
+    n_features = sum(len(features) for _, features in {(m.sae_id, m.features) for m in missing})
+    with progress.stage("describe", n_features, "features") as stage:
+        for (sae_id, weights), of_sae in groupby(missing, attrgetter("sae_id", "weights")):
+            sae = _same_sae(job, sae_id, weights)
+            for features, parts in groupby(of_sae, attrgetter("features")):
+                for part in parts:
+                    describe_part(as_is(job.model), as_is(sae), as_is(part), as_is(folder))
+                stage.advance(len(features))
+
+
 @task(name="describe-features", cache_policy=NO_CACHE, persist_result=False)
-def describe_part(job: CollectJob, missing: MissingEffects, folder: RunFolder) -> str:
+def describe_part(model: SubjectModel, sae: Sae, missing: MissingEffects, folder: RunFolder) -> str:
     """Works out one part; gives its name."""
-    sae, features = _same_sae(job, missing), missing.features
+    features = missing.features
     if missing.kind == "logits":
-        table = effects_table(features, logit_effects(job.model, sae, features))
+        table = effects_table(features, logit_effects(model, sae, features))
     else:
         table = neighbours_table(features, nearest_by_cosine(sae, features))
-    manifest = {"sae_id": sae.sae_id, "device": str(job.model.device)}
+    manifest = {"sae_id": sae.sae_id, "device": str(model.device)}
     write_part(folder.parts, missing.part_id, missing.kind, {missing.kind: table}, manifest)
     return missing.part_id
 
 
-def _same_sae(job: CollectJob, missing: MissingEffects) -> Sae:
+def _same_sae(job: CollectJob, sae_id: str, weights: str) -> Sae:
     for number, sae in enumerate(job.saes):
-        if sae.sae_id == missing.sae_id and sae.content_hash == missing.weights:
+        if sae.sae_id == sae_id and sae.content_hash == weights:
             return job.with_weights(number)
     raise SaeError(
         "An SAE is no longer the one that this run folder was collected with.",
         where="[saes] paths",
         found=", ".join(f"{sae.sae_id} ({sae.content_hash})" for sae in job.saes),
-        expected=f"{missing.sae_id} ({missing.weights})",
+        expected=f"{sae_id} ({weights})",
         mend="restore its file, or collect into another folder with --out",
     )
 
 
-def _missing(folder: RunFolder, kind: EffectKind) -> list[MissingEffects]:
+def _missing(folder: RunFolder, kinds: list[EffectKind]) -> list[MissingEffects]:
     with open_work(folder.path) as work:
-        return missing_effects(work, kind)
+        missing = [each for kind in kinds for each in missing_effects(work, kind)]
+    return sorted(missing, key=lambda each: (each.sae_id, each.features.start))
 
 
 def _absorb(folder: RunFolder) -> bool:

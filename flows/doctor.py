@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..extract.golden_checks import GoldenCheck, GoldenResult, Number
 
 _MOST_LISTED = 8
+# Three SAEs of 300 MB, one of them twice while it is loaded, and the program.
+_BESIDE_THE_MODEL_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,11 @@ def _find_model(given: Path | None, name: str) -> tuple[Path | None, str]:
     """
     from ..extract.local_files import find_local_model, missing_weights
 
-    folder = find_local_model(name if given is None else str(given))
+    if given is None:
+        folder = find_local_model(name)
+    else:
+        # As a name it might be found in the hub's cache, which was not asked for.
+        folder = given if (given / "config.json").is_file() else None
     missing = "config.json" if folder is None else missing_weights(folder)
     if folder is None or missing is not None:
         if given is not None:
@@ -161,14 +167,14 @@ def _find_model(given: Path | None, name: str) -> tuple[Path | None, str]:
     needed, free = _full_model_bytes(folder, name), free_memory_bytes()
     if free is not None and free < needed:
         return None, (
-            f"the whole model takes {bytes_in_words(needed)} of memory in float32, and "
+            f"the whole model in float32 and its SAEs take {bytes_in_words(needed)} of memory, and "
             f"{bytes_in_words(free)} are free"
         )
     return folder, ""
 
 
 def _full_model_bytes(folder: Path, name: str) -> int:
-    """Memory of the whole model in float32.
+    """Memory of the whole model in float32, with what is measured on it.
 
     Raises:
         ModelError: it is another model than the published numbers are of.
@@ -198,4 +204,4 @@ def _full_model_bytes(folder: Path, name: str) -> int:
             + ", ".join(f"{size} {getattr(wanted, size)}" for size in differing),
             mend=f"name a folder with {name}",
         )
-    return 4 * count_parameters(config, config.num_hidden_layers)
+    return 4 * count_parameters(config, config.num_hidden_layers) + _BESIDE_THE_MODEL_BYTES

@@ -17,23 +17,23 @@ from transformers import AutoConfig
 
 from ..extract.gemma_scope_index import resolve_short_name
 from ..extract.local_files import (
-    ArrayHeader,
     find_local_model,
     find_local_sae,
     missing_weights,
-    read_sae_headers,
+    read_sae_shapes,
 )
 from ..extract.memory_needs import (
     Need,
     background_need,
     batch_need,
     context_need,
+    encoder_shape,
     model_need,
     sae_need,
-    sae_shape,
     sketch_need,
 )
 from ..extract.models import choose_device, choose_dtype, model_name
+from ..extract.passes import SHARE_OF_MEMORY, plan_passes
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.sites import site_width
 from ..extract.workers import n_at_once
@@ -59,12 +59,12 @@ class SaeAtHand:
     """An SAE that lies on this machine, as its file describes itself."""
 
     source: SaeSource
-    headers: dict[str, ArrayHeader]
+    shapes: dict[str, tuple[int, ...]]
 
     @property
     def width(self) -> int:
         """How many features it has."""
-        return sae_shape(self.headers)[1]
+        return encoder_shape(self.shapes)[1]
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ def _check_saes(config: Config, known: _Known) -> Iterator[Finding]:
                 yield _sae_missing(path)
                 continue
             source = locate_sae(str(file), model_name(config.model.name), kind, layer)
-            at_hand = SaeAtHand(source, read_sae_headers(file))
+            at_hand = SaeAtHand(source, read_sae_shapes(file))
             yield _judge_sae(at_hand, known)
         except SaeError as error:
             known.n_unknown += 1
@@ -162,9 +162,9 @@ def _sae_missing(path: str) -> Finding:
 def _judge_sae(sae: SaeAtHand, known: _Known) -> Finding:
     name = sae.source.sae_id
     try:
-        d_in, width = sae_shape(sae.headers)
+        d_in, width = encoder_shape(sae.shapes)
     except (KeyError, ValueError):
-        arrays = ", ".join(sae.headers) or "none"
+        arrays = ", ".join(sae.shapes) or "none"
         known.n_unknown += 1
         mend = "download or copy it again"
         return Finding("SAE", f"{name}: no encoder among its arrays ({arrays})", Verdict.FAIL, mend)
@@ -206,62 +206,76 @@ def _check_memory(
         n_layers = known.config.num_hidden_layers
     else:
         n_layers = 1 + max(sae.source.site.layer for sae in known.saes)
-    computing = [model_need(known.config, n_layers, dtype.itemsize)]
-    computing += [sae_need(f"SAE {sae.source.sae_id}", sae.headers) for sae in known.saes]
-    computing.append(
-        batch_need(
-            known.config,
-            [sae.source.site for sae in known.saes],
-            n_at_once=n_at_once(device),
-            batch_tokens=config.model.max_batch_tokens,
-            number_bytes=dtype.itemsize,
-            sequence_tokens=config.collect.sequence_tokens,
-            has_square_scores=device.type != "cpu",
-        )
+    weights = model_need(known.config, n_layers, dtype.itemsize)
+    batches = batch_need(
+        known.config,
+        [sae.source.site for sae in known.saes],
+        n_at_once=n_at_once(device),
+        batch_tokens=config.model.max_batch_tokens,
+        number_bytes=dtype.itemsize,
+        sequence_tokens=config.collect.sequence_tokens,
+        has_square_scores=device.type != "cpu",
     )
-    remembering = [
+    saes = [sae_need(f"SAE {sae.source.sae_id}", sae.shapes) for sae in known.saes]
+    sketches = [
         sketch_need(f"sketches {sae.source.sae_id}", sae.width, sizes) for sae in known.saes
     ]
+    for need in (_PROGRAM, weights, batches, *saes, *sketches):
+        yield _line(need)
     by_name = {found.name: found for found in devices}
-    if device.type == "cpu":
-        needs = [_PROGRAM, *computing, *remembering]
-        yield from _add_up("memory", needs, by_name["cpu"], known.n_unknown)
+    cpu, gpu = by_name["cpu"], None if device.type == "cpu" else by_name.get(_with_number(device))
+    asked = config.collect.memory_gib
+    passes = plan_passes(
+        [(sae.n_bytes, sketch.n_bytes) for sae, sketch in zip(saes, sketches, strict=True)],
+        int(asked * 2**30 if asked else SHARE_OF_MEMORY * cpu.total_bytes),
+        None if gpu is None else int(SHARE_OF_MEMORY * (_there(gpu) - weights.n_bytes)),
+    )
+    if len(passes) > 1:
+        found = f"{len(saes)} SAEs do not fit together: each text goes through the model "
+        mend = "more memory, fewer windows kept in [collect], or fewer SAEs in one run"
+        yield Finding("passes", f"{found}{len(passes)} times", Verdict.WARNING, mend)
+    at_once = [sum(saes[n].n_bytes for n in group) for group in passes]
+    kept = [sum(sketches[n].n_bytes for n in group) for group in passes]
+    if gpu is None:
+        both = max((a + b for a, b in zip(at_once, kept, strict=True)), default=0)
+        needed = _PROGRAM.n_bytes + weights.n_bytes + batches.n_bytes + both
+        yield _judge_memory("memory", needed, cpu, known.n_unknown)
         return
-    # A part of the weights that is loaded lies in the CPU's memory until it is moved.
-    loading = Need("loading", max(need.n_bytes for need in computing), "the largest of the GPU's")
-    gpu = by_name.get(_with_number(device))
-    if gpu is not None:
-        yield from _add_up(f"memory of {gpu.name}", computing, gpu, known.n_unknown)
-    needs = [_PROGRAM, loading, *remembering]
-    yield from _add_up("memory of the CPU", needs, by_name["cpu"], known.n_unknown)
+    needed = weights.n_bytes + batches.n_bytes + max(at_once, default=0)
+    yield _judge_memory(f"memory of {gpu.name}", needed, gpu, known.n_unknown)
+    # What is loaded lies in the machine's memory until it is moved, one thing after another.
+    loading = max(need.n_bytes for need in (weights, *saes))
+    needed = _PROGRAM.n_bytes + loading + max(kept, default=0)
+    yield _judge_memory("memory of the CPU", needed, cpu, known.n_unknown)
 
 
 def _with_number(device: torch.device) -> str:
     return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
 
 
-def _add_up(
-    name: str, needs: Sequence[Need], device: DeviceMemory, n_unknown: int
-) -> Iterator[Finding]:
-    for need in needs:
-        found = f"about {bytes_in_words(need.n_bytes)}: {need.arithmetic}"
-        yield Finding(need.name, found, Verdict.OK)
-    needed = sum(need.n_bytes for need in needs)
-    there = device.total_bytes if device.free_bytes is None else device.free_bytes
-    what = "there are" if device.free_bytes is None else "free"
-    found = f"about {bytes_in_words(needed)} needed, {what} {bytes_in_words(there)}"
-    found += f" of {bytes_in_words(device.total_bytes)}" if device.free_bytes is not None else ""
+def _line(need: Need) -> Finding:
+    found = f"about {bytes_in_words(need.n_bytes)}: {need.arithmetic}"
+    return Finding(need.name, found, Verdict.OK)
+
+
+def _there(device: DeviceMemory) -> int:
+    return device.total_bytes if device.free_bytes is None else device.free_bytes
+
+
+def _judge_memory(name: str, needed: int, device: DeviceMemory, n_unknown: int) -> Finding:
+    total = bytes_in_words(device.total_bytes)
+    found = f"about {bytes_in_words(needed)} needed, "
+    found += f"{bytes_in_words(_there(device))} free of {total}" if device.free_bytes else total
     found += _unknown(n_unknown)
     mend = (
-        "fewer SAEs in one run, a smaller [model] max_batch_tokens, or smaller `top` and "
-        "`sample` in [collect.explain], [collect.select] and [collect.score]"
+        "a smaller [model] max_batch_tokens, or smaller `top` and `sample` in [collect.explain], "
+        "[collect.select] and [collect.score]"
     )
     if needed > device.total_bytes:
-        yield Finding(name, found, Verdict.FAIL, mend)
-    elif needed > _TIGHT * there:
-        yield Finding(name, found, Verdict.WARNING, f"free memory first, or: {mend}")
-    else:
-        yield Finding(name, found, Verdict.OK)
+        return Finding(name, found, Verdict.FAIL, mend)
+    if needed > _TIGHT * _there(device):
+        return Finding(name, found, Verdict.WARNING, f"free memory first, or: {mend}")
+    return Finding(name, found, Verdict.OK)
 
 
 def _unknown(n_unknown: int) -> str:
@@ -282,9 +296,7 @@ def _check_disk(config: Config, known: _Known, folder: Path) -> Iterator[Finding
         needs.append(
             background_need(f"background {name}", l0, sizes, collect.window_tokens, _COPIES)
         )
-    for need in needs:
-        found = f"about {bytes_in_words(need.n_bytes)}: {need.arithmetic}"
-        yield Finding(need.name, found, Verdict.OK)
+    yield from map(_line, needs)
     needed = sum(need.n_bytes for need in needs)
     part = sum(need.n_bytes // need.n_copies for need in needs)
     free = shutil.disk_usage(nearest_existing(folder)).free

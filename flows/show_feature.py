@@ -7,21 +7,24 @@ weaker ones in ‹single› ones. Text of the corpus is shown by `visible_text` 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise, zip_longest
 
 from rich.color import Color
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ..store.feature_page import FeaturePage, ShownContext, ShownScore
+from ..store.feature_page import FeaturePage, ShownContext, ShownScore, ShownToken
+from ..store.near_features import ShownNeighbour
 from .visible_text import join_bytes, visible
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STRONG = 0.5
 _PREFIX_TOKENS = 24
+_NEIGHBOURS = 5
 # From a faint to a full activation, on light and dark grounds alike: first the letters take
 # colour, then the ground, with black letters on it (WCAG contrast above 6 all the way).
 _FAINT_LETTERS = ((0.15, "#a07800"), (0.35, "#c77700"))
@@ -69,6 +72,9 @@ def interval(low: float | None, high: float | None) -> str:
 def _blocks(page: FeaturePage) -> Iterator[RenderableType]:
     yield Text(str(page.feature_id), style="bold cyan")
     yield Padding(_facts(page), (0, 0, 0, 2))
+    if page.neighbours:
+        yield Text()
+        yield Padding(_neighbours_table(page.neighbours), (0, 0, 0, 2))
     if page.scores:
         yield Text()
         scores = Group(_scores_table(page.scores), *_score_remarks(page.scores))
@@ -95,15 +101,15 @@ def _facts(page: FeaturePage) -> Table:
     for failed in page.failed_labels:
         reason = f"{failed.explainer}: {failed.reason or 'no reason given'}"
         facts.add_row("failed", Text(visible(reason), style="red"))
-    if not page.n_active:
+    if page.n_active:
+        of_tokens = f" ({page.n_active:,} of {page.n_tokens:,})" if page.n_tokens else ""
+        facts.add_row("density", f"{percentage(page.density)} of tokens{of_tokens}")
+        facts.add_row(
+            "activation",
+            f"peak {figure(page.max_activation)}, mean {figure(page.mean_activation)} where active",
+        )
+    else:
         facts.add_row("density", Text("0% of tokens: never active in this text"))
-        return facts
-    of_tokens = f" ({page.n_active:,} of {page.n_tokens:,})" if page.n_tokens else ""
-    facts.add_row("density", f"{percentage(page.density)} of tokens{of_tokens}")
-    facts.add_row(
-        "activation",
-        f"peak {figure(page.max_activation)}, mean {figure(page.mean_activation)} where active",
-    )
     if any(page.histogram):
         facts.add_row("histogram", _histogram(page))
     for name, tokens in (
@@ -111,7 +117,7 @@ def _facts(page: FeaturePage) -> Table:
         ("lowers", page.top_tokens_negative),
     ):
         if tokens:
-            facts.add_row(name, Text("  ".join(visible(token) for token in tokens[:10])))
+            facts.add_row(name, _TokenList(tokens))
     return facts
 
 
@@ -126,6 +132,63 @@ def _histogram(page: FeaturePage) -> Text:
     peak = page.max_activation or 0.0
     high = min(edges[last + 1], peak) if last + 1 < len(edges) else peak
     return Text.assemble((f"{figure(edges[first])} ", "dim"), bars, (f" {figure(high)}", "dim"))
+
+
+class _TokenList:
+    """Output tokens with their logits; a line is broken between two, never within one."""
+
+    def __init__(self, tokens: Sequence[ShownToken]) -> None:
+        self.chips = [_chip(token) for token in tokens]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text(overflow="fold")
+        for chip in self.chips:
+            if line and line.cell_len + 2 + chip.cell_len > options.max_width:
+                yield line
+                line = Text(overflow="fold")
+            line = Text.assemble(line, "  ", chip) if line else chip
+        yield line
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, options.max_width)
+
+
+def _chip(token: ShownToken) -> Text:
+    """A token in quotes, because many begin with a space, and its logit."""
+    shown, n_spaces = visible(token.text), len(token.text)
+    if not token.text.strip(" "):
+        shown = f"␣×{n_spaces}" if n_spaces > 3 else "␣" * n_spaces
+    text = Text.assemble(("“", "dim"), shown, ("”", "dim"), overflow="fold")
+    return text if token.logit is None else text.append(f" {figure(token.logit)}", style="dim")
+
+
+def _neighbours_table(neighbours: Sequence[ShownNeighbour]) -> Table:
+    """The nearest by either measure side by side: number, value, and as much label as there is."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False, expand=True)
+    columns = []
+    for kind, value, heading in (
+        ("cosine", "cosine", "by direction"),
+        ("cofiring", "phi", "by co-firing"),
+    ):
+        nearest = [each for each in neighbours if each.kind == kind][:_NEIGHBOURS]
+        if nearest:
+            table.add_column("near", justify="right", no_wrap=True, style="cyan")
+            table.add_column(value, justify="right", no_wrap=True)
+            if kind == "cofiring":
+                table.add_column("tokens", justify="right", no_wrap=True)
+            table.add_column(heading, ratio=1, no_wrap=True, overflow="ellipsis")
+            columns.append([_neighbour_cells(each) for each in nearest])
+    for rows in zip_longest(*columns):
+        # The shorter side is filled with as many empty cells as it has.
+        cells = [row or [""] * len(column[0]) for row, column in zip(rows, columns, strict=True)]
+        table.add_row(*chain.from_iterable(cells))
+    return table
+
+
+def _neighbour_cells(neighbour: ShownNeighbour) -> list[str | Text]:
+    label = Text(visible(neighbour.label or "–"), style="" if neighbour.label else "dim")
+    together = [] if neighbour.n_together is None else [f"{neighbour.n_together:,}"]
+    return [str(neighbour.feature), figure(neighbour.value), *together, label]
 
 
 def _scores_table(scores: Sequence[ShownScore]) -> Table:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserMistake
+from .near_features import ShownNeighbour, read_neighbours, read_rows
 from .records import ContextKind, FeatureId
 from .splits import Split
 
@@ -81,6 +82,19 @@ class ShownContext:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownToken:
+    """An output token that the feature raises or lowers.
+
+    Attributes:
+        logit: per unit of activation, as `extract/logit_effects.py` defines it; None in a run
+            of an older version.
+    """
+
+    text: str
+    logit: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class FeaturePage:
     """One feature with all that its page shows.
 
@@ -90,6 +104,8 @@ class FeaturePage:
         density: active tokens per token over all splits.
         mean_activation: over active tokens.
         histogram: active tokens by activation; `histogram_edges` has each bin's lower edge.
+        top_tokens_positive, top_tokens_negative: output tokens, the strongest first.
+        neighbours: by kind and rank.
         n_contexts: how many contexts of this split and kind are kept; `contexts` may be fewer.
     """
 
@@ -104,8 +120,9 @@ class FeaturePage:
     mean_activation: float | None
     histogram: tuple[int, ...]
     histogram_edges: tuple[float, ...] | None
-    top_tokens_positive: tuple[str, ...]
-    top_tokens_negative: tuple[str, ...]
+    top_tokens_positive: tuple[ShownToken, ...]
+    top_tokens_negative: tuple[ShownToken, ...]
+    neighbours: tuple[ShownNeighbour, ...]
     split: str
     kind: str
     n_contexts: int
@@ -180,18 +197,16 @@ def read_feature_page(
 ) -> FeaturePage:
     """All that the page of this feature shows, with its first contexts of a split and kind."""
     of_feature = [feature_id.sae_id, feature_id.feature]
-    statistics = connection.execute(
-        """
-        SELECT n_active, density, max_activation, mean_activation, histogram,
-            top_tokens_positive, top_tokens_negative,
-            (SELECT n_tokens FROM saes WHERE sae_id = $1)
-        FROM features WHERE sae_id = $1 AND feature = $2
-        """,
+    # All columns, by name: a run of an older version lacks some.
+    found = read_rows(
+        connection,
+        "SELECT f.*, (SELECT n_tokens FROM saes WHERE sae_id = $1) AS n_tokens "
+        "FROM features f WHERE sae_id = $1 AND feature = $2",
         of_feature,
-    ).fetchone()
-    if statistics is None:
+    )
+    if not found:
         raise UserMistake("Nothing has been collected for this feature.", found=str(feature_id))
-    n_active, density, peak, mean, histogram, positive, negative, n_tokens = statistics
+    (statistics,) = found
     label = _current_label(connection, of_feature)
     kept = connection.execute(
         "SELECT count(*) FROM contexts WHERE sae_id = $1 AND feature = $2 "
@@ -203,20 +218,27 @@ def read_feature_page(
         label=label,
         failed_labels=_failed_labels(connection, of_feature),
         scores=_scores(connection, label.label_id) if label else (),
-        n_active=n_active or 0,
-        n_tokens=n_tokens,
-        density=density or 0.0,
-        max_activation=peak,
-        mean_activation=mean,
-        histogram=tuple(histogram or ()),
+        n_active=statistics["n_active"] or 0,
+        n_tokens=statistics["n_tokens"],
+        density=statistics["density"] or 0.0,
+        max_activation=statistics["max_activation"],
+        mean_activation=statistics["mean_activation"],
+        histogram=tuple(statistics["histogram"] or ()),
         histogram_edges=_histogram_edges(connection),
-        top_tokens_positive=tuple(positive or ()),
-        top_tokens_negative=tuple(negative or ()),
+        top_tokens_positive=_tokens(statistics, "positive"),
+        top_tokens_negative=_tokens(statistics, "negative"),
+        neighbours=read_neighbours(connection, feature_id),
         split=split,
         kind=kind,
         n_contexts=kept[0] if kept else 0,
         contexts=_contexts(connection, of_feature, split, kind, n_contexts),
     )
+
+
+def _tokens(statistics: dict[str, Any], sign: str) -> tuple[ShownToken, ...]:
+    texts = statistics[f"top_tokens_{sign}"] or []
+    logits = statistics.get(f"top_logits_{sign}") or [None] * len(texts)
+    return tuple(ShownToken(*each) for each in zip(texts, logits, strict=True))
 
 
 _LABEL_COLUMNS = (

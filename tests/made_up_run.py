@@ -88,8 +88,16 @@ def _add_feature(rows: Rows, draw: random.Random, sae_id: str, feature: int) -> 
         rows,
         "features",
         [(sae_id, feature, n_active, density, 23.4 if is_active else 0.0,
-          4.2 if is_active else None, histogram, [" import", " os"], ["\n", " the"])],
+          4.2 if is_active else None, histogram, [" import", HOSTILE[0]], ["\n", " the"],
+          [0.51, 0.4], [-0.62, -0.3])],
     )  # fmt: skip
+    for rank in range(1, 11):
+        other = (feature + rank * rank) % WIDTH
+        near = (sae_id, feature, "cosine", rank, other, 1 / (1 + rank), None)
+        insert(rows, "neighbours", [near])
+        if is_active and rank < 4:
+            near = (sae_id, feature, "cofiring", rank, (other + 1) % WIDTH, 0.5 / rank, 40 - rank)
+            insert(rows, "neighbours", [near])
     for split, n_tokens in (("explain", 306_000), ("select", 122_034), ("score", 184_000)):
         insert(
             rows,

@@ -10,10 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from scopenote.extract import windows
+from scopenote.extract import collect_job, windows
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.decoder_neighbours import neighbours_table
-from scopenote.extract.logit_effects import LogitEffects, effects_table
+from scopenote.extract.logit_effects import LogitEffects, effects_table, logit_effects
+from scopenote.extract.models import load_model
+from scopenote.extract.passes import released
+from scopenote.extract.sae_sources import SaeSource, locate_sae
+from scopenote.extract.saes import Sae, load_sae
+from scopenote.extract.sites import Site
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.strongest import Strongest
 from scopenote.extract.windows import WindowShape
@@ -32,6 +37,7 @@ from scopenote.store.run_folder import RunFolder
 
 from .brute_force import make_job
 from .test_collecting_exactly import as_chunks, collect
+from .tiny_gemma import save_tiny_gemma, save_tiny_sae
 
 SHAPE = WindowShape(window_tokens=3, prefix_tokens=2, sequence_tokens=8, seed=7)
 SIZES = SketchSizes(top=(2, 1, 2), sample=(2, 3, 3), background=(9, 9, 9))
@@ -89,7 +95,7 @@ def write_effects(folder: RunFolder) -> None:
         write_part(folder.parts, each.part_id, each.kind, {each.kind: table}, manifest)
 
 
-def read(folder: RunFolder, query: str) -> list[tuple[Any, ...]]:
+def read_all(folder: RunFolder, query: str) -> list[tuple[Any, ...]]:
     with duckdb.connect(str(folder.path / "work.duckdb"), read_only=True) as connection:
         return connection.execute(query).fetchall()
 
@@ -102,9 +108,9 @@ def test_parts_are_absorbed_once_and_then_gone(job: CollectJob, folder: RunFolde
         assert absorb_effects(work, folder.parts) == 0
         assert missing_effects(work, "logits") == missing_effects(work, "cosine") == []
     assert {part.stage for part in list_parts(folder.parts)} == {"collect"}
-    first, *_ = read(folder, EFFECTS)
+    first, *_ = read_all(folder, EFFECTS)
     assert first[1:] == (0, ["a", "<9>"], [2.0, 1.0], [" b", "a"], [-2.0, -1.0])
-    assert read(folder, COSINE)[0][1:] == (0, "cosine", 1, 1, 0.5, None)
+    assert read_all(folder, COSINE)[0][1:] == (0, "cosine", 1, 1, 0.5, None)
 
 
 def test_a_part_found_after_a_death_between_absorbing_and_removing_is_not_absorbed_twice(
@@ -117,7 +123,7 @@ def test_a_part_found_after_a_death_between_absorbing_and_removing_is_not_absorb
             patch.setattr(module.shutil, "rmtree", lambda _: None)
             absorb_effects(work, folder.parts)
         assert absorb_effects(work, folder.parts) == 0
-    assert len(read(folder, COSINE)) == 7
+    assert len(read_all(folder, COSINE)) == 7
 
 
 def test_what_follows_from_weights_survives_more_text_and_co_firing_is_counted_again(
@@ -130,13 +136,13 @@ def test_what_follows_from_weights_survives_more_text_and_co_firing_is_counted_a
         for sae_id in missing_cofiring(work):
             add_cofiring(work, sae_id)
         assert missing_cofiring(work) == []
-    effects, cosine = read(folder, EFFECTS), read(folder, COSINE)
-    n_active = read(folder, "SELECT sum(n_active) FROM features")
+    effects, cosine = read_all(folder, EFFECTS), read_all(folder, COSINE)
+    n_active = read_all(folder, "SELECT sum(n_active) FROM features")
     collect_and_absorb(job, folder, slice(2, None))
-    assert read(folder, "SELECT sum(n_active) FROM features") > n_active
-    assert read(folder, EFFECTS) == effects
-    assert read(folder, COSINE) == cosine
-    assert read(folder, "SELECT * FROM neighbours WHERE kind = 'cofiring'") == []
+    assert read_all(folder, "SELECT sum(n_active) FROM features") > n_active
+    assert read_all(folder, EFFECTS) == effects
+    assert read_all(folder, COSINE) == cosine
+    assert read_all(folder, "SELECT * FROM neighbours WHERE kind = 'cofiring'") == []
     with open_work(folder.path) as work:
         assert missing_effects(work, "logits") == []
         assert missing_cofiring(work) == [sae.sae_id for sae in job.saes]
@@ -153,7 +159,7 @@ def test_text_in_any_portions_ends_in_the_same_co_firing(job: CollectJob, tmp_pa
             with open_work(folder.path) as work:
                 for sae_id in missing_cofiring(work):
                     add_cofiring(work, sae_id)
-        found.append(read(folder, "SELECT * FROM neighbours ORDER BY ALL"))
+        found.append(read_all(folder, "SELECT * FROM neighbours ORDER BY ALL"))
     assert found[0] == found[1]
     assert found[0]
 
@@ -181,8 +187,8 @@ def test_neither_is_worked_out_where_the_configuration_says_so(
     config = config_with(logit_effects=False, neighbours=False)
     described = describe_features(config, folder, quiet(), never)
     assert not described.has_changed
-    assert read(folder, "SELECT * FROM neighbours") == []
-    assert {row[2] for row in read(folder, EFFECTS)} == {None}
+    assert read_all(folder, "SELECT * FROM neighbours") == []
+    assert {row[2] for row in read_all(folder, EFFECTS)} == {None}
 
 
 def test_what_a_run_that_died_had_finished_is_used_and_the_model_not_loaded(
@@ -191,8 +197,8 @@ def test_what_a_run_that_died_had_finished_is_used_and_the_model_not_loaded(
     collect_and_absorb(job, folder, slice(None))
     write_effects(folder)
     assert describe_features(config_with(), folder, quiet(), never).has_changed
-    assert len(read(folder, COSINE)) == 7
-    assert read(folder, "SELECT DISTINCT kind FROM neighbours ORDER BY 1") == [
+    assert len(read_all(folder, COSINE)) == 7
+    assert read_all(folder, "SELECT DISTINCT kind FROM neighbours ORDER BY 1") == [
         ("cofiring",),
         ("cosine",),
     ]
@@ -213,14 +219,45 @@ def test_parts_come_from_the_saes_own_decoder(
         "SELECT value FROM neighbours WHERE kind = 'cosine' AND feature = 1 "
         f"AND sae_id = '{job.saes[0].sae_id}' ORDER BY rank"
     )
-    assert [value for (value,) in read(folder, query)] == pytest.approx(expected, abs=1e-6)
+    assert [value for (value,) in read_all(folder, query)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_sae_whose_file_has_changed_is_refused(job: CollectJob, folder: RunFolder) -> None:
     collect_and_absorb(job, folder, slice(None))
-    with open_work(folder.path) as work:
-        (first, *_) = missing_effects(work, "cosine")
-    other = make_job(4, (3,), SHAPE, SIZES)
+    other = make_job(4, (4, 3), SHAPE, SIZES)
     object.__setattr__(other.saes[0], "content_hash", "another")
     with pytest.raises(SaeError, match="no longer the one"):
-        describe_part.fn(other, first, folder)
+        describe_features(config_with(), folder, quiet(), lambda: other)
+
+
+def test_an_sae_released_from_memory_is_read_again_once(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "describe_part", describe_part.fn)
+    monkeypatch.setattr(flow, "as_is", lambda value: value)
+    monkeypatch.setattr(module, "_FEATURES_PER_PART", 16)
+    file = save_tiny_sae(tmp_path, "res", 1, 40, 16)
+    model = load_model(str(save_tiny_gemma(tmp_path / "tiny-gemma-2")), [Site(1, "res")], "cpu")
+    sae = load_sae(locate_sae(str(file), model.name), model.config)
+    reads: list[str] = []
+
+    def read(source: SaeSource, config: Any) -> Sae:
+        reads.append(source.sae_id)
+        return load_sae(source, config)
+
+    monkeypatch.setattr(collect_job, "load_sae", read)
+    job = CollectJob(model, [released(sae)], SHAPE, SIZES, max_batch_tokens=24)
+    with open_work(folder.path) as work:
+        work.execute(
+            "INSERT INTO saes (sae_id, content_hash, width) VALUES (?, ?, 40)",
+            [sae.sae_id, sae.content_hash],
+        )
+        work.execute(
+            "INSERT INTO features (sae_id, feature) SELECT ?, * FROM range(40)", [sae.sae_id]
+        )
+    describe_features(config_with(), folder, quiet(), lambda: job)
+    assert reads == [sae.sae_id]
+    expected = logit_effects(model, sae, range(40))
+    assert expected is not None
+    rows = read_all(folder, "SELECT top_logits_positive FROM features ORDER BY feature")
+    np.testing.assert_allclose([row[0] for row in rows], expected.raised.values, rtol=1e-5)

@@ -28,6 +28,7 @@ from scopenote.flows.findings import (
 )
 from scopenote.store.errors import ModelError
 from scopenote.store.run_folder import RunFolder
+from transformers import Gemma2Config
 
 GROUPS = [
     FindingGroup(
@@ -236,11 +237,26 @@ def test_another_model_is_not_taken_for_gemma_2_2b() -> None:
 
 
 def test_a_model_too_large_for_memory_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_full_model_bytes", lambda folder, name: 10_457_367_552)
+    monkeypatch.setattr(doctor, "_full_model_bytes", lambda folder, name: 12_457_367_552)
     monkeypatch.setattr(doctor, "free_memory_bytes", lambda: 4 * 10**9)
     folder, why_not = doctor._find_model(find_local_model(TOY), "google/gemma-2-2b")
     assert folder is None
-    assert why_not == "the whole model takes 10.5 GB of memory in float32, and 4.0 GB are free"
+    assert why_not.endswith("take 12.5 GB of memory, and 4.0 GB are free")
+
+
+def test_the_memory_of_gemma_2_2b_is_that_of_its_weights_and_some_more(tmp_path: Path) -> None:
+    Gemma2Config().save_pretrained(tmp_path)
+    assert doctor._full_model_bytes(tmp_path, "google/gemma-2-2b") == 4 * 2_614_341_888 + 2 * 10**9
+
+
+def test_a_folder_that_is_named_is_not_replaced_by_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "google" / "gemma-2-2b").mkdir(parents=True)
+    monkeypatch.setattr("scopenote.extract.local_files._find_cached", lambda *_: tmp_path / "x")
+    with pytest.raises(ModelError, match="does not hold the model"):
+        doctor._find_model(Path("google/gemma-2-2b"), "google/gemma-2-2b")
 
 
 def result(expected: dict[str, object], measured: dict[str, object] | None) -> GoldenResult:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from scopenote.extract.local_files import (
     find_local_model,
     find_local_sae,
     missing_weights,
-    read_npz_headers,
-    read_sae_headers,
+    read_sae_shapes,
 )
 from scopenote.extract.models import TOY
 from scopenote.store.errors import ModelError, SaeError
@@ -99,63 +97,62 @@ def test_an_sae_is_found_by_file_folder_cache_and_copies_of_its_repository(
     assert find_local_sae(SAE) == find_local_sae(f"{SAE}/params.npz") == cached
 
 
-def test_a_short_name_is_found_where_its_path_would_be(hub_cache: Path) -> None:
-    repository = "google/gemma-scope-2b-pt-res"
-    cached = put_in_cache(hub_cache, repository, f"{SAE.removeprefix(repository)[1:]}/params.npz")
-    assert find_local_sae("gemma-2-2b/20-gemmascope-res-16k") == cached
-    with pytest.raises(SaeError, match="the nearest are"):
-        find_local_sae("gemma-2-2b/20-gemmascope-res-16k-l0-70")
-    with pytest.raises(SaeError, match="the nearest are"):
-        find_local_sae(SAE.replace("l0_71", "l0_70"))
+def test_what_was_never_published_is_refused_with_the_nearest(hub_cache: Path) -> None:
+    for path in ("gemma-2-2b/20-gemmascope-res-16k-l0-70", SAE.replace("l0_71", "l0_70")):
+        for ending in ("", "/params.npz") if path.startswith("google") else ("",):
+            with pytest.raises(SaeError, match="the nearest are"):
+                find_local_sae(path + ending)
 
 
-def test_saes_of_other_forms_are_at_hand_too(hub_cache: Path, tmp_path: Path) -> None:
-    inside = "resid_post/layer_13_width_16k_l0_medium"
-    repository = "google/gemma-scope-2-1b-pt"
-    cached = put_in_cache(hub_cache, repository, f"{inside}/params.safetensors")
-    assert find_local_sae(f"{repository}/{inside}") == cached
-    (tmp_path / "sae_weights.safetensors").touch()
-    assert find_local_sae(str(tmp_path)) == tmp_path / "sae_weights.safetensors"
-
-
-def test_headers_of_safetensors_have_the_names_of_gemma_scope(tmp_path: Path) -> None:
-    arrays = {name: torch.from_numpy(array) for name, array in sae_arrays(64, 16).items()}
-    save_file({"w_enc": arrays["W_enc"].bfloat16()}, tmp_path / "params.safetensors")
-    header = read_sae_headers(tmp_path / "params.safetensors")["w_enc"]
-    assert (header.shape, header.dtype.itemsize) == ((16, 64), 2)
-    save_file({"encoder.weight": arrays["W_enc"].T.contiguous()}, tmp_path / "sae.safetensors")
-    assert read_sae_headers(tmp_path / "sae.safetensors")["W_enc"].shape == (16, 64)
-    (tmp_path / "params.safetensors").write_bytes(b"cut")
-    with pytest.raises(SaeError, match="cannot be read"):
-        read_sae_headers(tmp_path / "params.safetensors")
-    save_file({"w_enc": torch.zeros(2, dtype=torch.int64)}, tmp_path / "params.safetensors")
-    with pytest.raises(SaeError, match="cannot be read"):
-        read_sae_headers(tmp_path / "params.safetensors")
+def test_saes_of_other_people_are_at_hand_too(tmp_path: Path) -> None:
+    arrays = {"encoder.weight": np.zeros((64, 16)), "W_dec": np.zeros((64, 16))}
+    save_file(arrays, tmp_path / "sae.safetensors")
+    assert find_local_sae(str(tmp_path)) == tmp_path / "sae.safetensors"
+    assert read_sae_shapes(tmp_path / "sae.safetensors")["W_enc"] == (16, 64)
 
 
 def test_a_folder_without_an_sae_holds_none(tmp_path: Path) -> None:
     assert find_local_sae(str(tmp_path)) is None
 
 
-def test_headers_are_read_without_the_numbers(tmp_path: Path) -> None:
-    file = tmp_path / "params.npz"
+def test_shapes_are_read_without_the_numbers(tmp_path: Path) -> None:
     arrays = sae_arrays(64, 16)
+    expected = {name: array.shape for name, array in arrays.items()}
+    file = tmp_path / "params.npz"
     for save in (np.savez, np.savez_compressed):
         save(file, **arrays)
-        headers = read_npz_headers(file)
-        assert {name: header.shape for name, header in headers.items()} == {
-            name: array.shape for name, array in arrays.items()
-        }
-        assert all(header.dtype == np.float32 for header in headers.values())
-        assert headers["W_enc"].n_values == 16 * 64
+        assert read_sae_shapes(file) == expected
+    tensors = tmp_path / "params.safetensors"
+    save_file(arrays, tensors)
+    assert read_sae_shapes(tensors) == expected
+
+
+def test_an_sae_of_gemma_scope_2_is_found_as_well(tmp_path: Path, hub_cache: Path) -> None:
+    path = "google/gemma-scope-2-1b-pt/resid_post/layer_13_width_16k_l0_medium"
+    assert find_local_sae(path) is None
+    cached = put_in_cache(
+        hub_cache,
+        "google/gemma-scope-2-1b-pt",
+        "resid_post/layer_13_width_16k_l0_medium/params.safetensors",
+    )
+    assert find_local_sae(path) == cached
+    assert find_local_sae(str(cached.parent)) == cached
+
+
+def test_a_short_name_is_found_under_its_path_on_the_hub(hub_cache: Path) -> None:
+    assert find_local_sae("gemma-2-2b/20-gemmascope-res-16k") is None
+    repository, inside = "google/gemma-scope-2b-pt-res", SAE.split("/", 2)[2]
+    cached = put_in_cache(hub_cache, repository, f"{inside}/params.npz")
+    assert find_local_sae("gemma-2-2b/20-gemmascope-res-16k") == cached
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\x03\x04 cut short"])
-def test_a_damaged_file_is_said_to_be(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "params.npz"
+@pytest.mark.parametrize("name", ["params.npz", "params.safetensors"])
+def test_a_damaged_file_is_said_to_be(tmp_path: Path, name: str, content: bytes) -> None:
+    file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(SaeError, match="cannot be read"):
-        read_npz_headers(file)
+        read_sae_shapes(file)
 
 
 def test_a_file_that_is_cut_inside_an_array_is_said_to_be_damaged(tmp_path: Path) -> None:
@@ -165,4 +162,4 @@ def test_a_file_that_is_cut_inside_an_array_is_said_to_be_damaged(tmp_path: Path
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("W_enc.npy", b"\x93NUMPY\x01\x00v\x00{'descr'")
     with pytest.raises(SaeError, match="cannot be read"):
-        read_npz_headers(file)
+        read_sae_shapes(file)

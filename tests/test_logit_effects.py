@@ -141,6 +141,20 @@ def test_directions_of_residual_and_mlp_are_the_decoder_times_the_final_gain(
     assert output_directions(model, sae, range(2, 4)).equal(sae.decoder[2:4] * gain)
 
 
+def test_a_transcoder_writes_as_the_mlp_does_and_the_embedding_is_scaled(
+    model: SubjectModel, tmp_path: Path
+) -> None:
+    sae = tiny_sae(tmp_path, model, "res")
+
+    def directions(kind: SiteKind) -> torch.Tensor:
+        placed = replace(sae, source=replace(sae.source, site=Site(LAYER, kind)))
+        return output_directions(model, placed, range(WIDTH))
+
+    assert directions("transcoder").equal(directions("mlp"))
+    assert directions("mlp_in").equal(directions("mlp"))
+    torch.testing.assert_close(directions("embedding"), 16**0.5 * directions("res"))
+
+
 def test_a_model_that_unties_its_unembedding_has_no_effects(
     model: SubjectModel, tmp_path: Path
 ) -> None:

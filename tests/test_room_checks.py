@@ -53,7 +53,7 @@ def test_the_demo_fits_where_there_is_room(tmp_path: Path) -> None:
     assert {finding.verdict for finding in findings} == {Verdict.OK}
     assert found(findings, "model").found.startswith("toy: on this machine")
     assert len([finding for finding in findings if finding.name == "SAE"]) == 3
-    assert "90.0 GB of 100 GB" in found(findings, "memory").found
+    assert "90.0 GB free of 100 GB" in found(findings, "memory").found
 
 
 def test_only_the_layers_that_are_read_are_counted(tmp_path: Path, model: str, sae: str) -> None:
@@ -191,6 +191,22 @@ def test_a_device_that_is_not_there_fails(tmp_path: Path, model: str, sae: str) 
     )
     findings = check_room(elsewhere, tmp_path, PLENTY)
     assert found(findings, "device").verdict is Verdict.FAIL
+
+
+def test_saes_that_do_not_fit_together_are_counted_by_passes(
+    tmp_path: Path, model: str, sae: str
+) -> None:
+    other = str(save_tiny_sae(tmp_path, "mlp", 1, 64, 16))
+    config = tiny_config(model, sae, other)
+    together = check_room(config, tmp_path, PLENTY)
+    assert not [finding for finding in together if finding.name == "passes"]
+    # 64 features remember some 2 MB.
+    little = config.model_copy(
+        update={"collect": config.collect.model_copy(update={"memory_gib": 0.003})}
+    )
+    apart = check_room(little, tmp_path, PLENTY)
+    assert found(apart, "passes").verdict is Verdict.WARNING
+    assert "2 times" in found(apart, "passes").found
 
 
 def test_on_a_gpu_what_computes_and_what_remembers_are_added_up_apart(

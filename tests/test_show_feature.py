@@ -18,7 +18,12 @@ from rich.console import Console
 from scopenote.flows.show_feature import percentage, render_feature, shade, sparkline
 from scopenote.flows.visible_text import join_bytes, visible
 from scopenote.store.errors import UserMistake
-from scopenote.store.feature_page import FeaturePage, find_feature, read_feature_page
+from scopenote.store.feature_page import (
+    FeaturePage,
+    ShownToken,
+    find_feature,
+    read_feature_page,
+)
 from scopenote.store.records import FeatureId
 
 from .made_up_run import FAILED, HOSTILE, MLP, NEVER_ACTIVE, PIECES, RES, UNDEFINED, make_database
@@ -231,6 +236,69 @@ def test_the_page_as_json_names_the_feature_as_people_do(
 
 def test_the_histogram_stands_between_its_ends(connection: duckdb.DuckDBPyConnection) -> None:
     assert re.search(r"histogram +0\.50 [▁-█]{6} 23\.40", rendered(page_of(connection, 0)))
+
+
+def test_output_tokens_stand_in_quotes_with_their_logits(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    text = rendered(page_of(connection, 0))
+    assert "raises      “ import” 0.51  “␛[31m” 0.40" in text
+    assert "lowers      “⏎” −0.62  “ the” −0.30" in text
+
+
+def test_output_tokens_of_spaces_are_counted_and_lines_break_between_tokens(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    tokens = [ShownToken(" " * n, 1.0) for n in (1, 3, 4, 12)] + [ShownToken(" a b", -0.5)] * 4
+    lines = rendered(replace(page_of(connection, 0), top_tokens_positive=tuple(tokens)), 40)
+    (first, *more) = re.findall(r"“.*”.*", lines.partition("raises")[2].partition("lowers")[0])
+    assert first.rstrip() == "“␣” 1.00  “␣␣␣” 1.00"
+    assert [line.rstrip() for line in more] == [
+        "“␣×4” 1.00  “␣×12” 1.00",
+        "“ a b” −0.50  “ a b” −0.50",
+        "“ a b” −0.50  “ a b” −0.50",
+    ]
+
+
+def test_the_nearest_features_of_both_kinds_stand_side_by_side_with_their_labels(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    page = page_of(connection, 0)
+    assert [(n.kind, n.rank, n.feature) for n in page.neighbours[:2]] == [
+        ("cosine", 1, 1),
+        ("cosine", 2, 4),
+    ]
+    assert [n.kind for n in page.neighbours] == ["cosine"] * 10 + ["cofiring"] * 3
+    by_number = {each.feature: each for each in page.neighbours}
+    assert by_number[1].label == page_of(connection, 1).label.text  # type: ignore[union-attr]
+    assert by_number[NEVER_ACTIVE].label is None
+    lines = rendered(page, width=120).splitlines()
+    (heading,) = [n for n, line in enumerate(lines) if "by co-firing" in line]
+    first, second, _, fourth, fifth, after = lines[heading + 1 : heading + 7]
+    assert re.match(r" +1 +0.50  “.*” +2 +0.50 +39  “", first)
+    assert re.match(r" +4 +0.33  “.*” +5 +0.25 +38  –", second)
+    assert re.match(r" +16 +0.20  “[^“]*”, “[^“]*”, “[^“]*” *$", fourth)
+    assert re.match(r" +25 ", fifth)
+    assert not after.strip()
+
+
+def test_a_feature_that_never_fires_has_output_tokens_and_directions(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    text = rendered(page_of(connection, NEVER_ACTIVE))
+    assert "raises" in text
+    assert "by direction" in text
+    assert "by co-firing" not in text
+
+
+def test_a_database_of_an_older_version_is_shown_without_what_it_lacks() -> None:
+    with make_database() as connection:
+        connection.execute("ALTER TABLE features DROP COLUMN top_logits_positive")
+        connection.execute("ALTER TABLE neighbours DROP COLUMN n_together")
+        page = page_of(connection, 0)
+    assert page.top_tokens_positive[0] == ShownToken(" import", None)
+    assert {neighbour.n_together for neighbour in page.neighbours} == {None}
+    assert "raises      “ import”  “␛[31m”" in rendered(page)
 
 
 @given(text=st.text(), seed=st.integers(0, 99))
