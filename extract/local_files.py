@@ -14,11 +14,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..store.errors import ModelError, SaeError
-from .gemma_scope import NPZ_FILE, SAFETENSORS_FILE
-from .gemma_scope_index import resolve_short_name
+from .gemma_scope_index import check_published, resolve_short_name
 from .models import TOY, model_path
+from .other_saes import SPARSIFY_FILE
+from .sae_sources import SAE_FILES
 
-_SAE_FILES = (NPZ_FILE, SAFETENSORS_FILE)
 _SINGLE_WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 
@@ -69,7 +69,7 @@ def find_local_sae(path: str, folders: Sequence[Path] = ()) -> Path | None:
             folder in which it lies with or without its organization.
 
     Raises:
-        SaeError: a short name of what Gemma Scope does not have.
+        SaeError: a short name or a hub path of what Gemma Scope does not have.
     """
     if Path(path).exists():
         return _first_file([Path(path)] if Path(path).is_file() else _in_folder(Path(path)))
@@ -77,6 +77,10 @@ def find_local_sae(path: str, folders: Sequence[Path] = ()) -> Path | None:
     repository, _, inside = rest.partition("/")
     if not inside:
         return None
+    names_file = inside.endswith(SAE_FILES)
+    check_published(
+        f"{organization}/{repository}", inside.rpartition("/")[0] if names_file else inside
+    )
     places = [place for folder in folders for place in _copies(folder, organization, repository)]
     candidates = [
         file for place in places for file in (place / inside, *_in_folder(place / inside))
@@ -84,13 +88,15 @@ def find_local_sae(path: str, folders: Sequence[Path] = ()) -> Path | None:
     found = _first_file(candidates)
     if found is not None:
         return found
-    names = [inside] if inside.endswith(_SAE_FILES) else [f"{inside}/{n}" for n in _SAE_FILES]
+    names = [inside] if names_file else [f"{inside}/{n}" for n in SAE_FILES]
     cached = (_find_cached(f"{organization}/{repository}", name) for name in names)
     return next((file for file in cached if file is not None), None)
 
 
 def read_sae_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every array of an SAE's file, without its numbers being read.
+
+    The encoder of sparsify is given under Gemma Scope's name, and lies as there.
 
     Raises:
         SaeError: the file is damaged or holds something else.
@@ -99,7 +105,10 @@ def read_sae_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="numpy") as tensors:
                 names = tensors.keys()
-                return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+                shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+            if file.name == SPARSIFY_FILE and "encoder.weight" in shapes:
+                shapes["W_enc"] = shapes.pop("encoder.weight")[::-1]
+            return shapes
         with zipfile.ZipFile(file) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
             return {name.removesuffix(".npy"): _read_shape(archive, name) for name in members}
@@ -130,7 +139,7 @@ def _copies(folder: Path, organization: str, repository: str) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    return [folder / name for name in _SAE_FILES]
+    return [folder / name for name in SAE_FILES]
 
 
 def _first_file(candidates: Sequence[Path]) -> Path | None:

@@ -29,7 +29,9 @@ from .other_saes import (
 )
 from .sites import SITE_KINDS, Site, SiteKind
 
-_FILES = (NPZ_FILE, SAFETENSORS_FILE, *OTHER_FILES)
+SAE_FILES = (NPZ_FILE, SAFETENSORS_FILE, *OTHER_FILES)
+"""What a file of weights may be called, in the order in which a folder is looked through."""
+
 # What beside a file says what its SAE reads.
 _CONFIG_FILES = {
     SAFETENSORS_FILE: "config.json",
@@ -96,7 +98,7 @@ def _locate_on_hub(
     check_published(repo, folder)
     in_full = f"{repo}/{folder}"
     layout = read_layout(in_full, kind, layer)
-    names = [named] if named else [layout.file] if layout else list(_FILES)
+    names = [named] if named else [layout.file] if layout else list(SAE_FILES)
     stated = _stated_on_hub(repo, folder, names)
     # Before the weights are downloaded.
     _place(path, in_full, stated, kind, layer)
@@ -131,7 +133,7 @@ def _download_first(repo: str, folder: str, names: list[str]) -> Path:
 
 
 def _local_file(path: str) -> Path:
-    files = [Path(path) / name for name in _FILES] if Path(path).is_dir() else [Path(path)]
+    files = [Path(path) / name for name in SAE_FILES] if Path(path).is_dir() else [Path(path)]
     for file in [*files, Path(path) / DICTIONARY_LEARNING_FILE]:
         if file.is_file():
             refuse_dictionary_learning(file.as_posix())
@@ -140,7 +142,7 @@ def _local_file(path: str) -> Path:
         "There is no SAE at this path.",
         where="[saes] paths",
         found=path,
-        expected=f"a {' or '.join(_FILES)}, the folder that holds one, a short name such as "
+        expected=f"a {' or '.join(SAE_FILES)}, the folder that holds one, a short name such as "
         "gemma-2-2b/20-gemmascope-res-16k, or a path on the hub such as "
         "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
     )

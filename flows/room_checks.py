@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from ..extract.gemma_scope_index import resolve_short_name
 from ..extract.local_files import (
     find_local_model,
     find_local_sae,
@@ -151,8 +152,9 @@ def _check_saes(config: Config, known: _Known) -> Iterator[Finding]:
 
 
 def _sae_missing(path: str) -> Finding:
-    if path.startswith(("/", ".", "~")) or path.endswith(".npz") or Path(path).exists():
-        return Finding("SAE", f"{path}: no params.npz there", Verdict.FAIL, "correct [saes] paths")
+    is_local = path.startswith(("/", ".", "~")) or Path(path).exists()
+    if is_local or (path.count("/") < 2 and resolve_short_name(path) is None):
+        return Finding("SAE", f"{path}: no SAE there", Verdict.FAIL, "correct [saes] paths")
     found = f"{path}: not on this machine, so what it needs is not known"
     return Finding("SAE", found, Verdict.NOT_AT_HAND, "the run will download it")
 

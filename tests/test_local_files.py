@@ -97,6 +97,20 @@ def test_an_sae_is_found_by_file_folder_cache_and_copies_of_its_repository(
     assert find_local_sae(SAE) == find_local_sae(f"{SAE}/params.npz") == cached
 
 
+def test_what_was_never_published_is_refused_with_the_nearest(hub_cache: Path) -> None:
+    for path in ("gemma-2-2b/20-gemmascope-res-16k-l0-70", SAE.replace("l0_71", "l0_70")):
+        for ending in ("", "/params.npz") if path.startswith("google") else ("",):
+            with pytest.raises(SaeError, match="the nearest are"):
+                find_local_sae(path + ending)
+
+
+def test_saes_of_other_people_are_at_hand_too(tmp_path: Path) -> None:
+    arrays = {"encoder.weight": np.zeros((64, 16)), "W_dec": np.zeros((64, 16))}
+    save_file(arrays, tmp_path / "sae.safetensors")
+    assert find_local_sae(str(tmp_path)) == tmp_path / "sae.safetensors"
+    assert read_sae_shapes(tmp_path / "sae.safetensors")["W_enc"] == (16, 64)
+
+
 def test_a_folder_without_an_sae_holds_none(tmp_path: Path) -> None:
     assert find_local_sae(str(tmp_path)) is None
 

@@ -124,6 +124,22 @@ def test_paths_that_lead_nowhere_fail(tmp_path: Path, model: str) -> None:
     assert found(findings, "SAE").verdict is Verdict.FAIL
 
 
+@pytest.mark.parametrize(
+    ("path", "verdict"),
+    [
+        ("gemma-2-2b/20-gemmascope-res-16k", "not at hand"),
+        ("gemma-2-2b/20-gemmascope-res-16k-l0-70", "fail"),
+        ("mine/params.safetensors", "fail"),
+    ],
+)
+def test_short_names_are_looked_up_before_any_download(
+    tmp_path: Path, model: str, path: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    finding = found(check_room(tiny_config(model, path), tmp_path, PLENTY), "SAE")
+    assert finding.verdict.value == verdict, finding
+
+
 def test_an_sae_must_fit_the_model(tmp_path: Path, model: str) -> None:
     too_wide = save_tiny_sae(tmp_path / "wide", "res", 1, 64, 20)
     too_deep = save_tiny_sae(tmp_path / "deep", "res", 9, 64, 16)
