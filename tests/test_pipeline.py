@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.resources
 import inspect
 import json
 import os
@@ -70,10 +71,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.insert(200, json.dumps({"text": " "}))
     (folder / "corpus.jsonl").write_text("\n".join(rows))
     config = folder / "small.toml"
+    saes = Path(str(importlib.resources.files("scopenote.extract.toy").joinpath("saes")))
+    found = [next((saes / kind).rglob("params.npz")) for kind in ("res", "att")]
+    paths = json.dumps([str(path) for path in found])
     config.write_text(
-        """
+        f"""
         [model]
         name = "toy"
+        [saes]
+        paths = {paths}
         [corpus]
         path = "corpus.jsonl"
         [collect]
