@@ -90,7 +90,7 @@ def firings(draw: st.DrawFn) -> tuple[np.ndarray, list[int]]:
     return rng.random((sum(lengths), n_features)) < share, lengths
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(drawn=firings(), k=st.integers(1, 4))
 def test_neighbours_are_those_of_the_dense_twin(
     drawn: tuple[np.ndarray, list[int]], k: int

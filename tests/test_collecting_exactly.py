@@ -182,7 +182,7 @@ def test_any_cutting_into_parts_gives_the_same_tables_in_many_cases(
     check_any_cutting(*drawn, data)
 
 
-@with_examples(15)
+@with_examples(8)
 @given(drawn=collections())
 def test_no_score_or_select_window_shares_document_or_tokens_with_an_earlier_split(
     drawn: tuple[CollectJob, list[Chunk]],
@@ -302,7 +302,7 @@ def test_where_little_memory_is_too_little_absorbing_takes_more(
         assert work.execute("SELECT current_setting('memory_limit')").fetchall() == before
 
 
-@with_examples(8)
+@with_examples(5)
 @given(seed=st.integers(0, 10_000), text=texts, shuffled=st.permutations(range(3)))
 def test_saes_collected_in_several_passes_give_the_tables_of_one(
     seed: int, text: list[str], shuffled: list[int]
@@ -312,7 +312,7 @@ def test_saes_collected_in_several_passes_give_the_tables_of_one(
     assert_same(collect_in(replace(job, passes=passes), [[chunks]]), expected_tables(job, chunks))
 
 
-@with_examples(8)
+@with_examples(5)
 @given(drawn=collections(), room=st.integers(9, 24))
 def test_batches_for_which_the_device_has_no_room_are_halved_and_nothing_else_changes(
     drawn: tuple[CollectJob, list[Chunk]], room: int
