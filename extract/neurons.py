@@ -61,9 +61,7 @@ def expected_l0(n_units: int) -> float:
     return n_units * (100 - PERCENT) / 100
 
 
-def take_prefix(
-    chunks: Iterable[TokenizedChunk], n_tokens: int = PREFIX_TOKENS
-) -> list[TokenizedChunk]:
+def take_prefix(chunks: Iterable[TokenizedChunk], n_tokens: int) -> list[TokenizedChunk]:
     """The first sequences of a corpus that have this many tokens together, or all of them.
 
     Args:
@@ -213,7 +211,7 @@ def _read_batch(
 def _units(x: Float[torch.Tensor, "T D"]) -> Float[torch.Tensor, "F T"]:
     """Each coordinate's two sides, rectified, in the order of feature numbers."""
     x_t = x.T.float()
-    return torch.stack([x_t, -x_t], dim=1).reshape(-1, len(x)).relu()
+    return torch.stack([x_t, -x_t], dim=1).reshape(2 * len(x_t), len(x)).relu()
 
 
 def _largest(values: Float[torch.Tensor, "F N"], keep: int) -> Float[torch.Tensor, "F K"]:

@@ -223,7 +223,7 @@ def _describe(
     layer: int | None,
 ) -> SaeSource:
     layout, site = _place(path, folder, stated, kind, layer)
-    if layout is None and split_basis_name(folder.rpartition("/")[2]):
+    if layout is None and is_neuron_basis(folder):
         raise SaeError(
             "The folder's name, which becomes the SAE's id, is that of a neuron basis.",
             where="[saes] paths",

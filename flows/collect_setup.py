@@ -12,7 +12,13 @@ from ..extract.collect_job import CollectJob
 from ..extract.corpus import CorpusSource, Document, RowCounts, read_documents
 from ..extract.memory_needs import sketch_need
 from ..extract.models import TOY, SubjectModel, load_model, model_name
-from ..extract.neurons import find_thresholds, take_prefix, thresholds_id, thresholds_table
+from ..extract.neurons import (
+    PREFIX_TOKENS,
+    find_thresholds,
+    take_prefix,
+    thresholds_id,
+    thresholds_table,
+)
 from ..extract.passes import (
     memory_of_device,
     memory_of_this_machine,
@@ -152,9 +158,10 @@ def _with_thresholds(
     """
     # Rows that cannot be used are judged when all are read.
     documents = corpus_documents(corpus_source(config), RowCounts(), model)
-    prefix = take_prefix(
+    chunks = (
         tokenize_chunk(chunk, model.tokenizer, model.name, shape) for chunk in cut_chunks(documents)
     )
+    prefix = take_prefix(chunks, PREFIX_TOKENS)
     batch_tokens = config.model.max_batch_tokens
     parts = {
         source.site: folder.parts / thresholds_id(model, source.site, prefix, shape, batch_tokens)

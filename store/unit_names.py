@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import re
 
-_BASIS = re.compile(r"((?P<model>.+)/)?(?P<layer>0|[1-9]\d*)-mlp-neurons", re.ASCII)
+_BASIS = re.compile(r"(?P<layer>0|[1-9]\d*)-mlp-neurons", re.ASCII)
 _UNIT = re.compile(r"(?P<neuron>\d+)(?P<sign>[+-])", re.ASCII)
 _NUMBER = re.compile(r"\d+", re.ASCII)
 
 
 def split_basis_name(name: str) -> tuple[str | None, int] | None:
-    """Model, if there is one, and layer of a name such as `gemma-2-2b/20-mlp-neurons`.
+    """Model, if it is named, and layer of what a person writes: `gemma-2-2b/20-mlp-neurons`.
 
-    None for what is not the name of a neuron basis.
+    None for what is not the name of a neuron basis; a path on disk begins with `.`, `/` or `~`.
     """
-    found = _BASIS.fullmatch(name)
-    return None if found is None else (found["model"], int(found["layer"]))
+    model, slash, source = name.rpartition("/")
+    found = _BASIS.fullmatch(source)
+    if found is None or "/" in model or name.startswith((".", "/", "~")):
+        return None
+    return model if slash else None, int(found["layer"])
 
 
 def is_neuron_basis(sae_id: str) -> bool:
-    """Whether the features of this SAE are neurons."""
-    return split_basis_name(sae_id) is not None
+    """Whether the features of this SAE, named `{model}/{source}`, are neurons."""
+    return _BASIS.fullmatch(sae_id.rpartition("/")[2]) is not None
 
 
 def unit_name(sae_id: str, feature: int) -> str:
