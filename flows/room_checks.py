@@ -159,7 +159,7 @@ def _judge_neurons(source: SaeSource, known: _Known) -> Finding:
     if known.config is None:
         known.n_unknown += 1
         found = f"{source.sae_id}: as wide as the model, which is not known"
-        return Finding("neurons", found, Verdict.NOT_AT_HAND)
+        return Finding("SAE", found, Verdict.NOT_AT_HAND, "the run will download the model")
     d = site_width(source.site, known.config)
     return _judge_sae(SaeAtHand(source, neuron_shapes(d)), known)
 

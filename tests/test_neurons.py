@@ -396,8 +396,9 @@ def quiet() -> Progress:
     return Progress(io.StringIO(), animate=False)
 
 
-def load(config: Config, folder: Path) -> CollectJob:
-    return load_collect_job(config, sae_sources(config), RunFolder(folder), quiet())
+def load(config: Config, folder: Path, progress: Progress | None = None) -> CollectJob:
+    sources = sae_sources(config)
+    return load_collect_job(config, sources, RunFolder(folder), progress or quiet())
 
 
 def collect_shards(config: Config, folder: Path, count: int) -> dict[str, Any]:
@@ -434,10 +435,14 @@ def test_a_layer_that_the_model_lacks_is_refused(tiny: Path, tmp_path: Path) -> 
 @pytest.mark.usefixtures("run_as_plain_functions")
 def test_thresholds_are_worked_out_once_and_read_again(tiny: Path, tmp_path: Path) -> None:
     config = load_config(tiny)
-    first = load(config, tmp_path)
+    said = io.StringIO()
+    first = load(config, tmp_path, Progress(said, animate=False))
+    assert said.getvalue().startswith("neurons: 5")
     parts = {part.part_id: part for part in list_parts(tmp_path / "parts")}
     assert [part.stage for part in parts.values()] == ["neurons", "neurons"]
-    again = load(config, tmp_path)
+    said = io.StringIO()
+    again = load(config, tmp_path, Progress(said, animate=False))
+    assert not said.getvalue()
     assert again.identity == first.identity
     assert [basis.width for basis in again.saes] == [32, 24, 32]
     for number in (0, 2):
