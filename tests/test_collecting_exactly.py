@@ -320,10 +320,12 @@ def test_batches_for_which_the_device_has_no_room_are_halved_and_nothing_else_ch
     job, chunks = drawn
     read = job.model.read_sites
 
-    def read_if_there_is_room(ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:
+    def read_if_there_is_room(
+        ids: torch.Tensor, sites: list[Site], position_ids: torch.Tensor
+    ) -> dict[Site, torch.Tensor]:
         if ids.numel() > room:
             raise torch.OutOfMemoryError("no room")
-        return read(ids, sites)
+        return read(ids, sites, position_ids)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job.model, "read_sites", read_if_there_is_room)
