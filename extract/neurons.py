@@ -29,7 +29,7 @@ from jaxtyping import Float, Float32
 from ..store.errors import CorpusError, ModelError, SaeError
 from ..store.records import content_hash
 from .device_memory import out_of_memory
-from .models import SubjectModel
+from .models import SubjectModel, read_vectors
 from .sites import Site
 from .windows import SequenceBatch, TokenizedChunk, WindowShape, batch_sequences
 from .workers import batch_workers
@@ -184,26 +184,24 @@ def _read_batch(
 ) -> list[_BatchLargest]:
     """One batch, in halves where the device has no room for it."""
     try:
-        activations = model.read_sites(torch.from_numpy(batch.input_ids).long(), sites)
-        places = batch.flat_positions
-        if batch.is_special is not None:
-            places = places[~batch.is_special]
-        chosen = torch.from_numpy(places).to(model.device)
+        vectors = read_vectors(model, batch, sites)
         with torch.inference_mode():
-            largest = {
-                site: _largest(_units(x.reshape(-1, x.shape[-1]).index_select(0, chosen)), keep)
-                for site, x in activations.items()
-            }
-        return [_BatchLargest(len(places), len(batch.position), largest)]
+            if batch.is_special is not None:
+                is_text = torch.from_numpy(~batch.is_special).to(model.device)
+                vectors = {site: x[is_text] for site, x in vectors.items()}
+            largest = {site: _largest(_units(x), keep) for site, x in vectors.items()}
+        n_special = 0 if batch.is_special is None else int(batch.is_special.sum())
+        n_seen = len(batch.position)
+        return [_BatchLargest(n_seen - n_special, n_seen, largest)]
     except torch.OutOfMemoryError as error:
-        n_sequences = len(batch.input_ids)
-        if n_sequences == 1:
+        n_rows = len(batch.input_ids)
+        if n_rows == 1:
             raise out_of_memory(model, [], batch.input_ids.size) from error
         torch.cuda.empty_cache()
-    half = n_sequences // 2
+    half = n_rows // 2
     return [
         found
-        for begin, end in ((0, half), (half, n_sequences))
+        for begin, end in ((0, half), (half, n_rows))
         for found in _read_batch(model, sites, batch.rows(begin, end)[0], keep)
     ]
 

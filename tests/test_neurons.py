@@ -22,6 +22,7 @@ from scopenote.extract.activations import find_firings
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.corpus import Document
 from scopenote.extract.fidelity import FidelitySums, check_fidelity
+from scopenote.extract.models import load_model
 from scopenote.extract.neurons import (
     find_thresholds,
     read_thresholds,
@@ -45,6 +46,7 @@ from scopenote.store.errors import CorpusError, ModelError, SaeError
 from scopenote.store.parts import list_parts, write_part
 from scopenote.store.run_folder import RunFolder
 from scopenote.store.splits import document_id
+from transformers import AutoModel
 
 from .brute_force import WholeNumberModel
 from .tiny_gemma import save_tiny_gemma, save_tiny_sae
@@ -58,8 +60,13 @@ D, N_LETTERS = 6, 50
 class Model(WholeNumberModel):
     """Of floats, with another tensor for every layer; an underscore in the text is a BOS."""
 
-    def read_sites(self, input_ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:
-        (x,) = super().read_sites(input_ids, sites[:1]).values()
+    def read_sites(
+        self,
+        input_ids: torch.Tensor,
+        sites: list[Site],
+        position_ids: torch.Tensor | None = None,
+    ) -> dict[Site, torch.Tensor]:
+        (x,) = super().read_sites(input_ids, sites[:1], position_ids).values()
         return {site: x * (1 + site.layer) - 0.3 * site.layer for site in sites}
 
 
@@ -144,6 +151,31 @@ def test_thresholds_are_the_99th_percentiles_of_the_rectified_sides(
         assert found[0] == 0 and found[1] > 0 and found[2] > 0 and found[3] == 0
 
 
+def test_the_sequences_of_a_real_model_do_not_see_each_other(tmp_path: Path) -> None:
+    folder = save_tiny_gemma(tmp_path / "tiny-gemma-2")
+    model = load_model(str(folder), SITES, "cpu")
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcde the."), length)) for length in range(5, 60)]
+    prefix = tokenized(model, texts, WindowShape(window_tokens=8, sequence_tokens=33))
+    found = find_thresholds(model, SITES, prefix, 200, lambda n: None)
+    network = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    vectors: dict[Site, list[np.ndarray]] = {site: [] for site in SITES}
+    for site in SITES:
+        norm = network.layers[site.layer].post_feedforward_layernorm
+        norm.register_forward_hook(
+            lambda _module, _inputs, output, site=site: vectors[site].append(output[0, 1:].numpy())
+        )
+    for text in texts:
+        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        for start in range(0, len(ids), 32):
+            with torch.inference_mode():
+                network(torch.tensor([[model.tokenizer.bos_token_id, *ids[start : start + 32]]]))
+    for site in SITES:
+        x = sides(np.concatenate(vectors[site]))
+        expected = np.percentile(x, 99, axis=0, method="inverted_cdf")
+        np.testing.assert_allclose(found[site], expected, rtol=1e-4, atol=1e-5)
+
+
 @settings(max_examples=25)
 @given(
     seed=st.integers(0, 99),
@@ -186,10 +218,15 @@ def test_every_batch_is_counted_once_for_the_progress() -> None:
 class Cramped(Model):
     """A device on which no more than 30 padded tokens fit."""
 
-    def read_sites(self, input_ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:
+    def read_sites(
+        self,
+        input_ids: torch.Tensor,
+        sites: list[Site],
+        position_ids: torch.Tensor | None = None,
+    ) -> dict[Site, torch.Tensor]:
         if input_ids.numel() > 30:
             raise torch.OutOfMemoryError("out of memory")
-        return super().read_sites(input_ids, sites)
+        return super().read_sites(input_ids, sites, position_ids)
 
 
 def test_a_batch_for_which_there_is_no_room_is_read_in_halves(
