@@ -264,6 +264,16 @@ MIGRATIONS: tuple[Migration, ...] = (
         ALTER TABLE neighbours ADD COLUMN n_together BIGINT;
         """,
     ),
+    Migration(
+        "the tokens at which a feature is strongest",
+        """
+        -- Of split explain, by falling mean activation; empty where none stands out. What the
+        -- means and counts are of is said in label/top_tokens.py.
+        ALTER TABLE features ADD COLUMN top_tokens VARCHAR[];
+        ALTER TABLE features ADD COLUMN top_token_means FLOAT[];
+        ALTER TABLE features ADD COLUMN top_token_counts BIGINT[];
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -238,7 +238,10 @@ def _insert_features(
     )
     connection.execute(
         f"""
-        INSERT INTO features
+        INSERT INTO features (
+            sae_id, feature, n_active, density, max_activation, mean_activation, histogram,
+            top_tokens_positive, top_tokens_negative, top_logits_positive, top_logits_negative
+        )
         WITH counted AS (
             SELECT feature, sum(n_active) AS n_active, sum(n_tokens) AS n_tokens,
                    sum(sum ORDER BY split) AS sum

@@ -89,7 +89,8 @@ def _add_feature(rows: Rows, draw: random.Random, sae_id: str, feature: int) -> 
         "features",
         [(sae_id, feature, n_active, density, 23.4 if is_active else 0.0,
           4.2 if is_active else None, histogram, [" import", HOSTILE[0]], ["\n", " the"],
-          [0.51, 0.4], [-0.62, -0.3])],
+          [0.51, 0.4], [-0.62, -0.3], ["(", " def", HOSTILE[0]], [3.25, 1.5, 0.04],
+          [7, 1204, 1])],
     )  # fmt: skip
     for rank in range(1, 11):
         other = (feature + rank * rank) % WIDTH

@@ -176,6 +176,31 @@ def test_every_feature_has_output_tokens_and_neighbours(undisturbed: Path) -> No
     assert n_firing / 2 < n_cofiring <= n_firing
 
 
+def test_every_feature_that_fires_has_the_tokens_that_its_label_lists(undisturbed: Path) -> None:
+    with scopenote.open(undisturbed) as store:
+        without = store.sql(
+            "SELECT count(*) FROM features SEMI JOIN current_labels USING (sae_id, feature) "
+            "WHERE len(top_tokens) = 0 OR top_tokens IS NULL"
+        ).fetchall()
+        ordered = store.sql(
+            "SELECT DISTINCT list_reverse_sort(top_token_means) = top_token_means, "
+            "len(top_tokens) = len(top_token_means) AND len(top_tokens) = len(top_token_counts) "
+            "FROM features"
+        ).fetchall()
+        # The label spells tokens as a reader sees them: without outer spaces.
+        first_of_label, first = zip(
+            *store.sql(
+                "SELECT text.split('”')[1][2:], trim(top_tokens[1]) FROM current_labels "
+                "JOIN features USING (sae_id, feature) WHERE regexp_matches(top_tokens[1], '\\w')"
+            ).fetchall(),
+            strict=True,
+        )
+    assert without == [(0,)]
+    assert ordered == [(True, True)]
+    assert first_of_label == first
+    assert len(first) > 500
+
+
 def test_the_bad_and_the_empty_row_are_counted_and_said(undisturbed: Path) -> None:
     said = (undisturbed / "stderr.txt").read_text()
     with scopenote.open(undisturbed) as store:
