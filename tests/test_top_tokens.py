@@ -109,7 +109,8 @@ def twin(folder: RunFolder) -> Rows:
     texts = {4: "a", 5: " b"}
     pool = read(
         folder,
-        "SELECT window_id, token_ids, copies FROM windows WHERE is_background AND split = 'explain'",
+        "SELECT window_id, token_ids, copies FROM windows "
+        "WHERE is_background AND split = 'explain'",
     )
     rows: Rows = []
     for sae_id, feature, n_silent_windows in read(
