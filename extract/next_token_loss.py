@@ -89,9 +89,7 @@ def loss_text(
     for chunk in chunks:
         first = _first_sequences(chunk, left)
         pad = tokenizer.pad_token_id or 0
-        for batch in batch_sequences(
-            first, tokenizer.bos_token_id, pad, special, max_batch_tokens
-        ):
+        for batch in batch_sequences(first, tokenizer.bos_token_id, pad, special, max_batch_tokens):
             batches.append(_loss_batch(batch, model.device))
         left -= int(first.sequence_length.sum())
         if left <= 0:

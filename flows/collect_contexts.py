@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -12,17 +13,9 @@ import pyarrow as pa
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from ..extract.chat_text import chat_renderer
 from ..extract.collect_job import CollectedChunk, CollectJob
 from ..extract.collector import CollectedPart
-from ..extract.corpus import (
-    CorpusSource,
-    Document,
-    RowCounts,
-    check_bad_share,
-    corpus_source_state,
-    read_documents,
-)
+from ..extract.corpus import Document, RowCounts, check_bad_share, corpus_source_state
 from ..extract.models import load_token_pieces
 from ..extract.shards import Shard
 from ..extract.windows import TokenizedChunk, cut_chunks
@@ -32,9 +25,10 @@ from ..store.database import open_work, publish
 from ..store.parts import list_parts, remove_unfinished, write_part
 from ..store.run_folder import RunFolder, clear_disk_errors
 from .batches import as_is
-from .collect_setup import corpus_source, load_collect_job, sae_sources
+from .collect_setup import corpus_documents, corpus_source, load_collect_job, sae_sources
 from .config import Config
 from .describe_features import describe_features
+from .measure_losses import measure_losses
 from .progress import Progress, Stage
 from .recorded_runs import recorded_run
 from .reports import StageReport
@@ -63,12 +57,15 @@ def collect_contexts(
         before, counts = _read(folder), RowCounts()
         load_job = cache(lambda: load_collect_job(config, saes))
         if before.complete_state != state:
-            documents = _documents(source, counts, load_job())
+            documents = corpus_documents(source, counts, load_job().model)
             _collect_rest(load_job(), documents, config, folder, progress, allow_mismatch)
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
         described = describe_features(config, folder, progress, load_job)
-        if described.has_changed or before.complete_state != state:
+        load_job.cache_clear()
+        gc.collect()  # model and hooks refer to each other; the next one is larger
+        losses = measure_losses(config, folder, saes, progress)
+        if described.has_changed or losses.has_changed or before.complete_state != state:
             with open_work(folder.path) as work:
                 mark_complete(work, state)
                 publish(work, folder.path)
@@ -79,7 +76,7 @@ def collect_contexts(
                 done=_read(folder).n_tokens - before.n_tokens,
                 already_done=before.n_tokens,
                 seconds=time.monotonic() - started,
-                notes=_notes(counts) + described.notes,
+                notes=_notes(counts) + described.notes + losses.notes,
             )
         )
         return run.stages[-1]
@@ -112,7 +109,10 @@ def collect_shard(
         known = _in_parts(folder)
         job = load_collect_job(config, sae_sources(config))
         chunks = job.pending_chunks(
-            cut_chunks(_documents(source, counts, job)), known, config.corpus.max_tokens, shard
+            cut_chunks(corpus_documents(source, counts, job.model)),
+            known,
+            config.corpus.max_tokens,
+            shard,
         )
         with progress.stage("collect", total=None, unit="tokens") as stage:
             _say_passes(job, stage)
@@ -133,11 +133,6 @@ def collect_shard(
             f"`scopenote collect {folder.path}` brings all that lies there together",
         ),
     )
-
-
-def _documents(source: CorpusSource, counts: RowCounts, job: CollectJob) -> Iterator[Document]:
-    render = chat_renderer(job.model.tokenizer, job.model.source) if source.chat else None
-    return read_documents(source, counts, render)
 
 
 def _in_parts(folder: RunFolder) -> dict[int, CollectedChunk]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+from ..extract.chat_text import chat_renderer
 from ..extract.collect_job import CollectJob
-from ..extract.corpus import CorpusSource
+from ..extract.corpus import CorpusSource, Document, RowCounts, read_documents
 from ..extract.memory_needs import sketch_need
 from ..extract.models import TOY, SubjectModel, load_model, model_name
 from ..extract.passes import (
@@ -38,6 +40,24 @@ def corpus_source(config: Config) -> CorpusSource:
         text_unit=corpus.text_unit,
         chat=corpus.chat,
         max_bad_share=corpus.max_bad_share,
+    )
+
+
+def corpus_documents(
+    source: CorpusSource, counts: RowCounts, model: SubjectModel
+) -> Iterator[Document]:
+    """Its documents, conversations by the model's chat template; `counts` is kept up."""
+    render = chat_renderer(model.tokenizer, model.source) if source.chat else None
+    return read_documents(source, counts, render)
+
+
+def window_shape(config: Config) -> WindowShape:
+    """How documents are cut."""
+    return WindowShape(
+        window_tokens=config.collect.window_tokens,
+        prefix_tokens=config.collect.prefix_tokens,
+        sequence_tokens=config.collect.sequence_tokens,
+        seed=config.collect.seed,
     )
 
 
@@ -101,12 +121,7 @@ def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
     return CollectJob(
         model=model,
         saes=saes,
-        shape=WindowShape(
-            window_tokens=config.collect.window_tokens,
-            prefix_tokens=config.collect.prefix_tokens,
-            sequence_tokens=config.collect.sequence_tokens,
-            seed=config.collect.seed,
-        ),
+        shape=window_shape(config),
         sizes=sizes,
         max_batch_tokens=config.model.max_batch_tokens,
         passes=passes,

@@ -16,7 +16,7 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from ..extract.collect_job import CollectJob
+from ..extract.collect_job import CollectJob, changed_sae
 from ..extract.decoder_neighbours import nearest_by_cosine, neighbours_table
 from ..extract.logit_effects import effects_table, logit_effects, unembedding
 from ..extract.models import SubjectModel
@@ -26,7 +26,6 @@ from ..store.cofiring import add_cofiring, missing_cofiring
 from ..store.contexts import BackgroundWindows, load_background, read_features
 from ..store.database import open_work
 from ..store.decoder_effects import EffectKind, MissingEffects, absorb_effects, missing_effects
-from ..store.errors import SaeError
 from ..store.parts import write_part
 from ..store.run_folder import RunFolder
 from ..store.strongest_tokens import missing_top_tokens, write_top_tokens
@@ -116,13 +115,7 @@ def _same_sae(job: CollectJob, sae_id: str, weights: str) -> Sae:
     for number, sae in enumerate(job.saes):
         if sae.sae_id == sae_id and sae.content_hash == weights:
             return job.with_weights(number)
-    raise SaeError(
-        "An SAE is no longer the one that this run folder was collected with.",
-        where="[saes] paths",
-        found=", ".join(f"{sae.sae_id} ({sae.content_hash})" for sae in job.saes),
-        expected=f"{sae_id} ({weights})",
-        mend="restore its file, or collect into another folder with --out",
-    )
+    raise changed_sae(job.saes, sae_id, weights)
 
 
 def _missing(folder: RunFolder, kinds: list[EffectKind]) -> list[MissingEffects]:

@@ -274,6 +274,17 @@ MIGRATIONS: tuple[Migration, ...] = (
         ALTER TABLE features ADD COLUMN top_token_counts BIGINT[];
         """,
     ),
+    Migration(
+        "what an SAE's reconstruction costs the model",
+        """
+        -- Mean next-token losses in nats, where they were asked for: the model's own, with the
+        -- reconstruction in place of what the SAE reconstructs, and with zeros there.
+        ALTER TABLE saes ADD COLUMN loss DOUBLE;
+        ALTER TABLE saes ADD COLUMN loss_spliced DOUBLE;
+        ALTER TABLE saes ADD COLUMN loss_zeroed DOUBLE;
+        ALTER TABLE saes ADD COLUMN n_loss_tokens BIGINT;
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -46,8 +46,11 @@ def _fill(rows: Rows) -> None:
     insert(rows, "pieces", [("toy", i, text, None) for i, text in enumerate(PIECES)])
     insert(rows, "chunks", [(i, f"c{i}", 256, 5000, 306_017, "p") for i in range(2)])
     _add_windows(rows, draw)
-    for sae_id, site, fvu in ((RES, "res", 0.213), (MLP, "mlp", 0.187)):
-        row = (sae_id, "toy-gemma-2", site, 1, WIDTH, "toy", "h", 12.34, fvu, 612_034)
+    for sae_id, site, fvu, losses in (
+        (RES, "res", 0.213, (3.2104, 3.3354, 8.2104, 8191)),
+        (MLP, "mlp", 0.187, (None, None, None, None)),
+    ):
+        row = (sae_id, "toy-gemma-2", site, 1, WIDTH, "toy", "h", 12.34, fvu, 612_034, *losses)
         insert(rows, "saes", [row])
         for feature in range(WIDTH):
             _add_feature(rows, draw, sae_id, feature)
