@@ -74,7 +74,15 @@ def test_losses_are_shown_where_they_were_measured_and_nowhere_else(
         text = rendered(page)
         assert "Next-token loss  nats per token, over 8,191 tokens of text" in text
         table = text.partition("Next-token loss")[2].splitlines()[1:4]
-        assert table[0].split() == "SAE model spliced in zeroed increase recovered".split()
+        assert table[0].split() == [
+            "SAE",
+            "model",
+            "spliced",
+            "in",
+            "zeroed",
+            "increase",
+            "recovered",
+        ]
         assert table[1].split() == [RES, "3.210", "3.335", "8.210", "0.1250", "97.5%"]
         assert not table[2].strip()
     unmeasured = replace(status, saes=tuple(replace(sae, loss=None) for sae in status.saes))
