@@ -99,8 +99,10 @@ def test_special_tokens_inside_the_text_are_not_recorded_and_not_counted() -> No
 class TwoSiteModel(WholeNumberModel):
     """Its MLP puts out thrice what its transcoders read."""
 
-    def read_sites(self, input_ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:
-        read = super().read_sites(input_ids, sites)
+    def read_sites(
+        self, input_ids: torch.Tensor, sites: list[Site], position_ids: torch.Tensor | None = None
+    ) -> dict[Site, torch.Tensor]:
+        read = super().read_sites(input_ids, sites, position_ids)
         return {site: 3 * x if site.kind == "mlp" else x for site, x in read.items()}
 
 
