@@ -39,21 +39,28 @@ Changed = Callable[[Bool[torch.Tensor, "B S"]], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class LossBatch:
-    """Sequences that the model sees together, padded on the right.
+    """Rows of sequences that the model sees together, padded on the right.
 
     Attributes:
-        input_ids: each beginning with BOS.
+        input_ids: sequences, each BOS and text, one after another in a row.
+        position_ids: each token's place in its sequence.
         is_recorded: the tokens of text, special ones left out: what is changed.
         predicts: those of them after which the text goes on: what the loss is over.
     """
 
     input_ids: Int[torch.Tensor, "B S"]
+    position_ids: Int[torch.Tensor, "B S"]
     is_recorded: Bool[torch.Tensor, "B S"]
     predicts: Bool[torch.Tensor, "B S"]
 
     def rows(self, rows: slice) -> LossBatch:
-        """Some of the sequences."""
-        return LossBatch(self.input_ids[rows], self.is_recorded[rows], self.predicts[rows])
+        """Some of the rows."""
+        return LossBatch(
+            self.input_ids[rows],
+            self.position_ids[rows],
+            self.is_recorded[rows],
+            self.predicts[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ def loss_text(
     Args:
         chunks: of the corpus, from its beginning; no more are asked for than are needed.
         model: whose tokenizer made them.
-        max_batch_tokens: padded tokens that the model sees at once; a sequence is never cut.
+        max_batch_tokens: tokens that the model sees at once; a sequence is never cut.
         n_tokens: of text.
     """
     tokenizer = model.tokenizer
@@ -116,8 +123,11 @@ def _loss_batch(batch: SequenceBatch, device: torch.device) -> LossBatch:
         is_recorded[torch.from_numpy(batch.flat_positions[batch.is_special])] = False
     is_text, is_recorded = is_text.view_as(input_ids), is_recorded.view_as(input_ids)
     predicts = torch.zeros_like(is_recorded)
+    # After a sequence comes another's BOS or padding, neither of which is text.
     predicts[:, :-1] = is_recorded[:, :-1] & is_text[:, 1:]
-    return LossBatch(input_ids.to(device), is_recorded.to(device), predicts.to(device))
+    positions = torch.from_numpy(batch.position_ids).long()
+    tensors = (input_ids, positions, is_recorded, predicts)
+    return LossBatch(*(tensor.to(device) for tensor in tensors))
 
 
 def own_loss(model: SubjectModel, text: LossText) -> float | None:
@@ -172,17 +182,19 @@ def _sum_losses(
     """Of a batch; in halves where the device has no room for it."""
     try:
         with changed(batch.is_recorded):
-            output = model.network(input_ids=batch.input_ids, use_cache=False)
+            output = model.network(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+            )
         vectors = output.last_hidden_state[batch.predicts]
         following = batch.input_ids.roll(-1, dims=1)[batch.predicts]
         cap = getattr(model.config, "final_logit_softcapping", None)
         return float(token_losses(vectors, following, head, cap).double().sum())
     except torch.OutOfMemoryError as error:
-        n_sequences, n_tokens = batch.input_ids.shape
-        if n_sequences == 1:
+        n_rows, n_tokens = batch.input_ids.shape
+        if n_rows == 1:
             raise out_of_memory(model, saes, n_tokens) from error
     torch.cuda.empty_cache()
-    halves = (slice(0, n_sequences // 2), slice(n_sequences // 2, n_sequences))
+    halves = (slice(0, n_rows // 2), slice(n_rows // 2, n_rows))
     return sum(_sum_losses(model, head, batch.rows(half), changed, saes) for half in halves)
 
 
