@@ -216,7 +216,8 @@ def token_losses(
     """
     size = max(1, at_once // len(head))
     losses = []
-    for block, ids in zip(vectors.split(size), following.split(size), strict=True):
+    blocks = zip(torch.split(vectors, size), torch.split(following, size), strict=True)
+    for block, ids in blocks:
         logits = (block.to(head.dtype) @ head.T).float()
         if cap is not None:
             logits.div_(cap).tanh_().mul_(cap)

@@ -98,5 +98,5 @@ def reconstruct_in_blocks(
         x: the vectors at the site that it reads.
         at_once: activations that are held at once, so that memory does not grow with its width.
     """
-    blocks = x.split(max(1, at_once // sae.width))
+    blocks = torch.split(x, max(1, at_once // sae.width))
     return torch.cat([sae.reconstruct(block) for block in blocks])

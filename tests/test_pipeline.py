@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -342,3 +343,37 @@ def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
     again = run("collect", folder, "--shard", "2/3")
     assert again.returncode == 0, again.stderr
     assert "nothing to do" in again.stderr
+
+
+@pytest.mark.slow
+def test_losses_asked_for_later_are_measured_once_as_if_asked_for_at_first(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    asked = config.with_name("asked.toml")
+    asked.write_text(config.read_text().replace("[collect]", "[collect]\nloss_increase = true"))
+    later, at_first = tmp_path / "later", tmp_path / "at-first"
+    shutil.copytree(undisturbed, later)
+    finished = run("run", asked, "--out", later)
+    assert finished.returncode == 0, finished.stderr
+    assert "with an SAE's reconstruction spliced in" in finished.stderr
+    assert "Next-token loss" in finished.stdout
+    expected, found = tables(undisturbed), tables(later)
+    assert {table for table in TABLES if found[table] != expected[table]} == {"saes"}
+    with scopenote.open(later) as store:
+        own, spliced, zeroed, n_tokens = store.sql(
+            "SELECT loss, loss_spliced, loss_zeroed, n_loss_tokens FROM saes"
+        ).fetchall()[0]
+    # Guessing among the toy's 4,096 tokens costs 8.3 nats.
+    assert 1 < own < spliced < zeroed
+    assert own < 6
+    # The tokens after the last one of each of at most 300 documents are not predicted.
+    assert 7800 < n_tokens < 9216
+
+    again = run("run", asked, "--out", later)
+    assert "collect: nothing to do" in again.stderr
+    assert "spliced in" not in again.stderr
+    assert tables(later) == found
+
+    collected = run("collect", at_first, "--config", asked)
+    assert collected.returncode == 0, collected.stderr
+    assert tables(at_first)["saes"] == found["saes"]
