@@ -391,6 +391,7 @@ def test_neurons_come_out_the_same_killed_or_sharded(config: Path, tmp_path: Pat
     assert fvu > 1
 
 
+@pytest.mark.slow
 def test_losses_asked_for_later_are_measured_once_as_if_asked_for_at_first(
     config: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
