@@ -179,13 +179,14 @@ def _full_model_bytes(folder: Path, name: str) -> int:
     Raises:
         ModelError: it is another model than the published numbers are of.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, Gemma2Config
 
     from ..extract.memory_needs import count_parameters
 
     try:
         config = AutoConfig.from_pretrained(folder).get_text_config()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(
             "The model's configuration cannot be read.",
             where=str(folder / "config.json"),

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from scopenote.extract.models import load_model
+from scopenote.extract.sites import Site
 from scopenote.flows.config import (
     Config,
     CorpusSection,
@@ -17,6 +19,7 @@ from scopenote.flows.config import (
 from scopenote.flows.findings import Finding, Verdict
 from scopenote.flows.machine_checks import DeviceMemory
 from scopenote.flows.room_checks import check_room
+from scopenote.store.errors import ModelError
 
 from .tiny_gemma import save_tiny_gemma, save_tiny_sae
 
@@ -170,9 +173,37 @@ def test_a_damaged_sae_or_model_fails_and_the_rest_is_still_looked_at(
     (broken / "config.json").write_text("{")
     finding = found(check_room(tiny_config(str(broken), sae), tmp_path, PLENTY), "model")
     assert finding.verdict is Verdict.FAIL
+    (broken / "config.json").write_text('{"model_type": "gemma2", "head_dim": "many"}')
+    finding = found(check_room(tiny_config(str(broken), sae), tmp_path, PLENTY), "model")
+    assert "head_dim" in finding.found
+    with pytest.raises(ModelError, match="head_dim"):
+        load_model(str(broken), [])
     (broken / "config.json").write_text('{"model_type": "gpt2"}')
     finding = found(check_room(tiny_config(str(broken), sae), tmp_path, PLENTY), "model")
     assert "'gpt2'" in finding.found
+
+
+def test_a_gemma_3_is_reckoned_with_like_a_gemma_2(tmp_path: Path, sae: str) -> None:
+    folder = save_tiny_gemma(tmp_path / "tiny", generation=3)
+    findings = check_room(tiny_config(str(folder), sae), tmp_path, PLENTY)
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    network = load_model(str(folder), [Site(1, "res")], "cpu", "float32").network
+    n = sum(weight.numel() for weight in network.parameters())
+    assert f"{n:,} parameters" in found(findings, "weights").found
+
+
+@pytest.mark.parametrize(
+    "stated",
+    ['"model_type": "gemma3"', '"model_type": "gemma2", "use_bidirectional_attention": true'],
+)
+def test_a_model_that_a_run_refuses_fails(tmp_path: Path, sae: str, stated: str) -> None:
+    (tmp_path / "config.json").write_text(f"{{{stated}}}")
+    finding = found(check_room(tiny_config(str(tmp_path), sae), tmp_path, PLENTY), "model")
+    assert finding.verdict is Verdict.FAIL
+    assert "a Gemma 3 for text alone" in (finding.mend or "")
+    with pytest.raises(ModelError) as refused:
+        load_model(str(tmp_path), [])
+    assert refused.value.mend == finding.mend
 
 
 def test_a_model_without_its_weights_is_not_at_hand(tmp_path: Path, model: str, sae: str) -> None:
