@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..extract.golden_checks import GoldenCheck, GoldenResult, Number
 
 _MOST_LISTED = 8
-# Three SAEs of 300 MB, one of them twice while it is loaded, and the program.
-_BESIDE_THE_MODEL_BYTES = 2_000_000_000
+# Five SAEs of 300 MB, one of them twice while it is loaded, and the program.
+_BESIDE_THE_MODEL_BYTES = 2_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
