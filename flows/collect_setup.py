@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ..extract.collect_job import CollectJob
 from ..extract.corpus import CorpusSource
+from ..extract.machine_memory import total_memory_bytes
 from ..extract.memory_needs import sketch_need
 from ..extract.models import TOY, SubjectModel, load_model, model_name
 from ..extract.passes import (
+    memory_for_passes,
     memory_of_device,
-    memory_of_this_machine,
     plan_passes,
     released,
 )
@@ -117,8 +118,7 @@ def _load_saes(
     config: Config, sources: list[SaeSource], model: SubjectModel, sizes: SketchSizes
 ) -> tuple[list[Sae], tuple[tuple[int, ...], ...]]:
     """All SAEs, checked, and the passes in which they fit; what does not is released again."""
-    asked = config.collect.memory_gib
-    machine = int(asked * 2**30) if asked else memory_of_this_machine()
+    machine = memory_for_passes(config.collect.memory_gib, total_memory_bytes())
     device = memory_of_device(model.device)
     saes: list[Sae] = []
     needs: list[tuple[int, int]] = []

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..extract.machine_memory import free_memory_bytes
 from ..store.errors import ModelError, UserMistake
 from ..store.run_folder import RunFolder
 from .config import Config, load_config
 from .findings import Finding, FindingGroup, Verdict
-from .machine_checks import check_machine, free_memory_bytes
+from .machine_checks import check_machine
 from .summary import bytes_in_words
 
 if TYPE_CHECKING:

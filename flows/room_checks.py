@@ -34,7 +34,7 @@ from ..extract.memory_needs import (
     sketch_need,
 )
 from ..extract.models import choose_device, choose_dtype, model_name, require_supported
-from ..extract.passes import SHARE_OF_MEMORY, plan_passes
+from ..extract.passes import SHARE_OF_MEMORY, memory_for_passes, plan_passes
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.sites import site_width
 from ..extract.workers import n_at_once
@@ -223,10 +223,9 @@ def _check_memory(
         yield _line(need)
     by_name = {found.name: found for found in devices}
     cpu, gpu = by_name["cpu"], None if device.type == "cpu" else by_name.get(_with_number(device))
-    asked = config.collect.memory_gib
     passes = plan_passes(
         [(sae.n_bytes, sketch.n_bytes) for sae, sketch in zip(saes, sketches, strict=True)],
-        int(asked * 2**30 if asked else SHARE_OF_MEMORY * cpu.total_bytes),
+        memory_for_passes(config.collect.memory_gib, cpu.total_bytes),
         None if gpu is None else int(SHARE_OF_MEMORY * (_there(gpu) - weights.n_bytes)),
     )
     if len(passes) > 1:

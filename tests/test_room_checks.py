@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from scopenote.extract.models import load_model
 from scopenote.extract.sites import Site
+from scopenote.flows.collect_setup import load_collect_job, sae_sources
 from scopenote.flows.config import (
     Config,
     CorpusSection,
@@ -21,6 +22,7 @@ from scopenote.flows.machine_checks import DeviceMemory
 from scopenote.flows.room_checks import check_room
 from scopenote.store.errors import ModelError
 
+from .test_machine_memory import make_tree
 from .tiny_gemma import save_tiny_gemma, save_tiny_sae
 
 GB = 10**9
@@ -238,6 +240,20 @@ def test_saes_that_do_not_fit_together_are_counted_by_passes(
     apart = check_room(little, tmp_path, PLENTY)
     assert found(apart, "passes").verdict is Verdict.WARNING
     assert "2 times" in found(apart, "passes").found
+
+
+def test_doctor_and_collect_count_the_same_passes_in_a_container(
+    tmp_path: Path, model: str, sae: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [str(save_tiny_sae(tmp_path, "mlp", layer, 64, 16)) for layer in (0, 1)]
+    config = tiny_config(model, sae, *others)
+    # 64 features remember some 2 MB each, of which 60% of 10 MB hold two.
+    container = make_tree(tmp_path, "0::/\n", {"memory.max": str(10**7)})
+    monkeypatch.setattr("scopenote.extract.machine_memory.ROOT", container)
+    said = found(check_room(config, tmp_path), "passes").found
+    passes = load_collect_job(config, sae_sources(config)).passes
+    assert len(passes) == 2
+    assert said.endswith(f"{len(passes)} times")
 
 
 def test_on_a_gpu_what_computes_and_what_remembers_are_added_up_apart(
