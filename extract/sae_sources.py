@@ -97,11 +97,11 @@ def _locate_on_hub(
         refuse_dictionary_learning(f"{repo}/{inside}")
     check_published(repo, folder)
     in_full = f"{repo}/{folder}"
-    layout = read_layout(in_full, kind, layer)
+    layout = read_layout(in_full, model, kind, layer)
     names = [named] if named else [layout.file] if layout else list(SAE_FILES)
     stated = _stated_on_hub(repo, folder, names)
     # Before the weights are downloaded.
-    _place(path, in_full, stated, kind, layer)
+    _place(path, in_full, stated, model, kind, layer)
     file = _download_first(repo, folder, names)
     return _describe(path, file, in_full, stated, model, kind, layer)
 
@@ -168,7 +168,7 @@ def _describe(
     kind: SiteKind | None,
     layer: int | None,
 ) -> SaeSource:
-    layout, site = _place(path, folder, stated, kind, layer)
+    layout, site = _place(path, folder, stated, model, kind, layer)
     stated_l0 = layout.stated_l0 if layout and layout.stated_l0 is not None else stated.l0
     return SaeSource(
         sae_id=f"{model}/{layout.source_id if layout else folder.rpartition('/')[2]}",
@@ -180,13 +180,18 @@ def _describe(
 
 
 def _place(
-    path: str, folder: str, stated: StatedConfig, kind: SiteKind | None, layer: int | None
+    path: str,
+    folder: str,
+    stated: StatedConfig,
+    model: str,
+    kind: SiteKind | None,
+    layer: int | None,
 ) -> tuple[Layout | None, Site]:
     """The layout and the site: as told, else by the configuration, else by the folder."""
     if stated.site is not None:
         kind = kind or stated.site.kind
         layer = stated.site.layer if layer is None else layer
-    layout = read_layout(folder, kind, layer)
+    layout = read_layout(folder, model, kind, layer)
     return layout, _tell_site(path, layout, kind, layer)
 
 

@@ -62,9 +62,13 @@ def sae_sources(config: Config) -> list[SaeSource]:
         raise ConfigurationError(
             "Two SAEs have the same id.",
             where="[saes] paths",
-            found=", ".join(twice),
+            found="; ".join(
+                f"{sae_id}: "
+                + " and ".join(source.source for source in sources if source.sae_id == sae_id)
+                for sae_id in twice
+            ),
             expected="each SAE once",
-            mend="remove one, or rename its folder",
+            mend="remove one, or rename the folder that its id is made from",
         )
     return sources
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scopenote.extract.gemma_scope import read_layout
 from scopenote.extract.sae_sources import SaeSource, locate_sae
 from scopenote.extract.sites import Site
 from scopenote.store.errors import SaeError
@@ -77,6 +78,29 @@ def test_the_layout_says_what_is_read_and_makes_an_id(
     located = locate(tmp_path, path)
     assert (located.site, located.sae_id) == (site, f"gemma-3-1b/{source}")
     assert located.stated_l0 is None
+
+
+@pytest.mark.parametrize(
+    ("repository", "model", "mark"),
+    [
+        ("gemma-scope-2-1b-pt", "gemma-3-1b", ""),
+        ("gemma-scope-2-1b-pt", "gemma-3-1b-pt", ""),
+        ("gemma-scope-2-1b-pt", "gemma-3-1b-it", "-pt"),
+        ("gemma-scope-2-1b-it", "gemma-3-1b-it", ""),
+        ("gemma-scope-2-1b-it", "gemma-3-1b-pt", "-it"),
+        ("another-folder", "gemma-3-1b-it", ""),
+    ],
+)
+def test_the_id_says_where_the_sae_was_trained_on_the_other_form_of_the_model(
+    repository: str, model: str, mark: str
+) -> None:
+    for path, source in (
+        ("resid_post/layer_13_width_16k_l0_medium", f"13-gemmascope-2-res-16k{mark}"),
+        ("mlp_out/layer_0_width_16k_l0_big", f"0-gemmascope-2-mlp-16k{mark}-l0-big"),
+    ):
+        layout = read_layout(f"google/{repository}/{path}", model)
+        assert layout is not None
+        assert layout.source_id == source
 
 
 def test_the_config_states_the_l0(tmp_path: Path) -> None:

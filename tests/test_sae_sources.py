@@ -68,7 +68,7 @@ def test_a_folder_and_its_file_mean_the_same_sae(tmp_path: Path, ending: str) ->
         (
             "gemma-scope-9b-it-res/layer_31/width_131k/average_l0_109",
             Site(31, "res"),
-            "31-gemmascope-res-131k",
+            "31-gemmascope-res-131k-it",
         ),
         (
             "gemma-scope-27b-pt-res/layer_34/width_131k/average_l0_785",
