@@ -6,13 +6,13 @@ the others append what tells them apart.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..store.errors import SaeError
 from .gemma_scope_index import EMBEDDING, gemma_scope_id, mark_release
+from .sae_config import StatedConfig, not_computed, read_sae_config, unreadable_config
 from .sites import SITE_KINDS, Site, SiteKind
 
 NPZ_FILE = "params.npz"
@@ -43,6 +43,7 @@ _HOOKS: dict[SiteKind, str] = {
     "att": "model.layers.{}.self_attn.o_proj.input",
     "mlp_in": "model.layers.{}.pre_feedforward_layernorm.output",
 }
+_CONFIG = "a JSON object, as Gemma Scope 2 writes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,48 +119,22 @@ def _read_layout_2(
     return Layout(source_id, kind, layer, None, SAFETENSORS_FILE)
 
 
-@dataclass(frozen=True, slots=True)
-class StatedConfig:
-    """What the config.json beside an SAE of Gemma Scope 2 says.
-
-    Attributes:
-        site: what the SAE reads, if that is told.
-        l0: active features per token, if that is told.
-    """
-
-    site: Site | None
-    l0: float | None
-
-
 def read_stated_config(file: Path) -> StatedConfig:
-    """The config.json of an SAE, or nothing where there is none.
+    """What the config.json of an SAE of Gemma Scope 2 says.
 
     Raises:
-        SaeError: it cannot be read, or tells of an SAE that Scopenote does not know: of another
-            architecture, or between tensors that are no sites.
+        SaeError: it is not there, cannot be read, or tells of an SAE that Scopenote does not
+            know: of another architecture, or between tensors that are no sites.
     """
-    if not file.is_file():
-        return StatedConfig(None, None)
+    config = read_sae_config(file, _CONFIG)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        architecture = config.get("architecture", "jump_relu")
-        hook_in, hook_out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
         l0 = float(config["l0"]) if config.get("l0") else None
-    except (ValueError, AttributeError, TypeError) as error:
-        raise SaeError(
-            "The SAE's config.json cannot be read.",
-            where=str(file),
-            found=str(error),
-            expected="a JSON object, as Gemma Scope 2 has it",
-            mend="download or copy it again, or remove it and name site and layer in [saes]",
-        ) from error
+    except (ValueError, TypeError) as error:
+        raise unreadable_config(file, error, _CONFIG) from error
+    architecture = config.get("architecture", "jump_relu")
     if architecture != "jump_relu":
-        raise SaeError(
-            "The SAE is of a kind that Scopenote does not compute.",
-            where=str(file),
-            found=f"architecture {architecture!r}",
-            expected="jump_relu",
-        )
+        raise not_computed(file, f"architecture {architecture!r}", "jump_relu")
+    hook_in, hook_out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
     if hook_in is None:
         return StatedConfig(None, l0)
     site = _site_of_hook(hook_in)

@@ -176,6 +176,7 @@ class FakeHub:
     asked: list[tuple[str, str]]
     failure: Exception | None
     has: tuple[str, ...] = ("params.npz",)
+    json = '{"l0": 60}'
 
     def download(self, repo_id: str, filename: str) -> str:
         self.asked.append((repo_id, filename))
@@ -185,7 +186,7 @@ class FakeHub:
             raise errors.RemoteEntryNotFoundError("404", response=answer(404))
         file = touch(self.folder / "cache" / filename)
         if filename.endswith(".json"):
-            file.write_text('{"l0": 60}')
+            file.write_text(self.json)
         return str(file)
 
 
@@ -337,6 +338,17 @@ def test_gemma_scope_2_is_downloaded_with_its_config_if_it_has_one(
     assert located.path == hub.folder / "cache" / folder / "params.safetensors"
     assert located.stated_l0 == (60 if has_config else None)
     assert located.sae_id == "gemma-3-1b/13-gemmascope-2-res-16k"
+
+
+@pytest.mark.parametrize("ending", ["", "/ae.pt"])
+def test_dictionary_learning_is_downloaded_with_its_config(hub: FakeHub, ending: str) -> None:
+    hub.has = ("ae.pt", "config.json")
+    hub.json = '{"trainer": {"dict_class": "AutoEncoder", "submodule_name": "resid_post_layer_7"}}'
+    located = locate_sae(f"someone/saes/trainer_0{ending}", "gemma-2-2b")
+    assert (located.site, located.sae_id) == (Site(7, "res"), "gemma-2-2b/trainer_0")
+    assert hub.asked[0] == ("someone/saes", "trainer_0/config.json")
+    assert located.path == hub.folder / "cache/trainer_0/ae.pt"
+    assert located.path.with_name("config.json").is_file()
 
 
 @pytest.mark.parametrize("form", ["params.npz", "params.safetensors"])
