@@ -5,7 +5,8 @@ throws away, and passes over it some ten times in main memory; its `sdpa` cannot
 soft cap. This one works through blocks of queries against the keys they may see, small enough
 to stay in cache. It gives what `eager` gives, to rounding (tested).
 
-It assumes what the collector feeds: sequences padded on the right or not at all, no cache.
+It assumes what the collector feeds: rows of whole sequences, one after another, padded on the
+right or not at all; no cache.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from transformers import AttentionInterface, AttentionMaskInterface
 
 BLOCKED_ATTENTION = "scopenote_blocked_causal"
@@ -39,39 +40,41 @@ def blocked_causal_attention(
     scaling: float,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    position_ids: Int[torch.Tensor, "P S"] | None = None,
     **_: Any,
 ) -> tuple[Float[torch.Tensor, "B S H D"], None]:
-    """Attention of each token to itself and those before it, in the form transformers calls."""
+    """Attention of each token to itself and those before it, in the form transformers calls.
+
+    A token sees no others than those of its own sequence, which `position_ids` count from 0.
+    """
     n_sequences, n_heads, n_tokens, width = query.shape
     groups = n_heads // key.shape[1]
     key = key.repeat_interleave(groups, dim=1).transpose(-1, -2)
     value = value.repeat_interleave(groups, dim=1)
     query = query * scaling
     attended = torch.empty((n_sequences, n_tokens, n_heads, width), dtype=value.dtype)
+    places = torch.arange(n_tokens)
+    starts = torch.zeros_like(places) if position_ids is None else places - position_ids
+    starts = starts.expand(n_sequences, n_tokens)
     at_once = max(1, _BLOCK_SCORES // (n_heads * _BLOCK_QUERIES * n_tokens))
     for first in range(0, n_sequences, at_once):
         rows = slice(first, first + at_once)
         for begin in range(0, n_tokens, _BLOCK_QUERIES):
             end = min(begin + _BLOCK_QUERIES, n_tokens)
-            oldest = max(0, begin + 1 - sliding_window) if sliding_window else 0
+            first_seen = starts[rows, begin:end]
+            if sliding_window:
+                first_seen = first_seen.clamp(min=places[begin:end] + 1 - sliding_window)
+            oldest = int(first_seen.min())
             scores = query[rows, :, begin:end] @ key[rows, :, :, oldest:end]
             if softcap is not None:
                 scores.div_(softcap).tanh_().mul_(softcap)
-            scores.masked_fill_(_unseen(begin, end, oldest, sliding_window), -torch.inf)
+            keys = places[oldest:end]
+            unseen = (keys > places[begin:end, None]) | (keys < first_seen[..., None])
+            scores.masked_fill_(unseen[:, None], -torch.inf)
             weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
             block = weights @ value[rows, :, oldest:end]
             attended[rows, begin:end] = block.transpose(1, 2)
     return attended, None
-
-
-def _unseen(begin: int, end: int, oldest: int, sliding_window: int | None) -> torch.Tensor:
-    """True where a query (rows) may not see a key (columns)."""
-    queries = torch.arange(begin, end)[:, None]
-    keys = torch.arange(oldest, end)[None, :]
-    unseen = keys > queries
-    if sliding_window:
-        unseen |= keys <= queries - sliding_window
-    return unseen
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -225,7 +225,11 @@ class Collector:
         torch.cuda.empty_cache()
 
     def _find_firings(self, batch: SequenceBatch) -> list[tuple[Firings, FidelitySums]]:
-        activations = self._model.read_sites(torch.from_numpy(batch.input_ids).long(), self._sites)
+        activations = self._model.read_sites(
+            torch.from_numpy(batch.input_ids).long(),
+            self._sites,
+            torch.from_numpy(batch.position_ids).long(),
+        )
         places = torch.from_numpy(batch.flat_positions).to(self._model.device)
         vectors = {
             site: x.reshape(-1, x.shape[-1]).index_select(0, places)

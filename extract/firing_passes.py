@@ -162,14 +162,14 @@ def find_above(
 
     Args:
         pre: a block of pre-activations, features by tokens.
-        threshold: of all features.
+        threshold: of its features.
         begin: the block's first feature.
         found: filled with features, tokens and activations; as long as the block is large.
     """
     feature, token, value = found
     n = 0
     for row in range(pre.shape[0]):
-        least = threshold[begin + row]
+        least = threshold[row]
         for column in range(pre.shape[1]):
             activation = pre[row, column]
             if activation > least:

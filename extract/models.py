@@ -60,15 +60,25 @@ class SubjectModel:
         return device
 
     def read_sites(
-        self, input_ids: Int[torch.Tensor, "B S"], sites: list[Site]
+        self,
+        input_ids: Int[torch.Tensor, "B S"],
+        sites: list[Site],
+        position_ids: Int[torch.Tensor, "B S"] | None = None,
     ) -> dict[Site, Float[torch.Tensor, "B S D"]]:
         """The sites' activations, in one pass; from any thread.
 
-        Sequences are padded on the right and need no mask: attention is causal, so no token
-        sees the padding behind it.
+        Rows are padded on the right and need no mask: attention is causal, so no token sees the
+        padding behind it.
+
+        Args:
+            input_ids: BOS and text in each row, or several such sequences.
+            sites: what is read.
+            position_ids: each token's place in its sequence, from 0, where rows hold several;
+                attention then stays inside each.
         """
+        positions = None if position_ids is None else position_ids.to(self.device)
         with torch.inference_mode():
-            return self.reader.read(input_ids.to(self.device), sites)
+            return self.reader.read(input_ids.to(self.device), sites, positions)
 
 
 def model_path(name: str) -> str:

@@ -93,9 +93,17 @@ class SiteReader:
         self._hook(sites)
 
     def read(
-        self, input_ids: Int[torch.Tensor, "B S"], sites: Iterable[Site]
+        self,
+        input_ids: Int[torch.Tensor, "B S"],
+        sites: Iterable[Site],
+        position_ids: Int[torch.Tensor, "B S"] | None = None,
     ) -> dict[Site, Float[torch.Tensor, "B S D"]]:
         """The sites' tensors, from one pass; from none, where only the embedding is read.
+
+        Args:
+            input_ids: on the model's device.
+            sites: what is read.
+            position_ids: each token's place in its sequence, where rows hold several.
 
         Raises:
             CancelledError: `cancelled` was set meanwhile.
@@ -111,7 +119,7 @@ class SiteReader:
         try:
             if len(self._seen.tensors) < len(set(wanted)):
                 with suppress(_AllSeenError):
-                    self._model(input_ids=input_ids, use_cache=False)
+                    self._model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
             return {site: self._seen.tensors[site] for site in wanted}
         finally:
             del self._seen.tensors, self._seen.deepest

@@ -2,12 +2,14 @@
 
 A *chunk* is 256 documents: the unit of work, which batches never cross, so that floating point
 comes out the same however chunks are spread over machines. A *sequence* is what the model sees
-at once: BOS and up to 1,023 tokens of one document. A *window* is 64 tokens of a sequence: what
-is kept, shown and scored.
+at once: BOS and up to 1,023 tokens of one document. Sequences are *packed* into the rows of a
+batch; attention stays inside each. A *window* is 64 tokens of a sequence: what is kept, shown
+and scored.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -202,10 +204,12 @@ def occurrence_start(occurrence: Int64[np.ndarray, " W"]) -> Int64[np.ndarray, "
 
 @dataclass(frozen=True, slots=True)
 class SequenceBatch:
-    """Sequences of one chunk that the model sees together, longest last.
+    """Sequences of one chunk that the model sees together.
 
     Attributes:
-        input_ids: BOS and text, padded on the right.
+        input_ids: rows of sequences, each BOS and text, padded on the right.
+        position_ids: each token's place in its sequence, from which follows where sequences
+            begin; 0 for padding.
         flat_positions: where each text token of the batch lies in the flattened input.
         windows: the chunk's windows in this batch, in the order of their tokens.
         window_of_token: for each text token, the number of its window within `windows`.
@@ -214,6 +218,7 @@ class SequenceBatch:
     """
 
     input_ids: Int32[np.ndarray, "B S"]
+    position_ids: Int32[np.ndarray, "B S"]
     flat_positions: Int64[np.ndarray, " T"]
     windows: Int64[np.ndarray, " W"]
     window_of_token: Int32[np.ndarray, " T"]
@@ -221,13 +226,14 @@ class SequenceBatch:
     is_special: Bool[np.ndarray, " T"] | None
 
     def rows(self, begin: int, end: int) -> tuple[SequenceBatch, slice]:
-        """Some of the sequences as a batch of their own, and which of its windows are in it."""
+        """Some of the rows as a batch of their own, and which of its windows are in it."""
         width = self.input_ids.shape[1]
         first, last = np.searchsorted(self.flat_positions, [begin * width, end * width])
         window_of_token = self.window_of_token[first:last]
         windows = slice(int(window_of_token[0]), int(window_of_token[-1]) + 1)
         part = SequenceBatch(
             input_ids=self.input_ids[begin:end],
+            position_ids=self.position_ids[begin:end],
             flat_positions=self.flat_positions[first:last] - begin * width,
             windows=self.windows[windows],
             window_of_token=window_of_token - window_of_token[0],
@@ -240,55 +246,84 @@ class SequenceBatch:
 def batch_sequences(
     chunk: TokenizedChunk, bos: int, pad: int, special: frozenset[int], max_tokens: int
 ) -> Iterator[SequenceBatch]:
-    """The chunk's sequences in batches of at most `max_tokens` padded tokens.
+    """The chunk's sequences in batches of at most `max_tokens` tokens, padding included.
 
-    Sequences are ordered by length so that little is padded. The batches depend on the chunk
-    alone. A batch holds at least one sequence, whatever its length.
+    No row is longer than the chunk's longest sequence with its BOS; shorter ones share a row.
+    The batches depend on the chunk alone. A batch holds at least one row, whatever its length.
     """
-    order = np.argsort(chunk.sequence_length, kind="stable")
     special_ids = np.array(sorted(special), dtype=np.int32)
-    first_window = np.searchsorted(chunk.window_sequence, np.arange(len(order) + 1))
-    begin = 0
-    while begin < len(order):
-        end = begin + 1
-        while end < len(order):
-            padded = 1 + int(chunk.sequence_length[order[end]])
-            if padded * (end + 1 - begin) > max_tokens:
-                break
-            end += 1
-        yield _build_batch(chunk, order[begin:end], first_window, bos, pad, special_ids)
-        begin = end
+    lengths = 1 + chunk.sequence_length
+    rows = pack_rows(lengths)
+    n_rows = max(1, max_tokens // int(lengths.max(initial=1)))
+    for begin in range(0, len(rows), n_rows):
+        yield _build_batch(chunk, rows[begin : begin + n_rows], bos, pad, special_ids)
+
+
+def pack_rows(lengths: Int64[np.ndarray, " Q"]) -> list[list[int]]:
+    """The numbers of sequences in rows no longer than the longest of them.
+
+    Best fit, longest first: each goes where it leaves the least room.
+    """
+    rows: list[list[int]] = []
+    capacity = int(lengths.max(initial=0))
+    # Room that is left in a row, and the row's number, by rising room.
+    rooms: list[tuple[int, int]] = []
+    for sequence in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[sequence])
+        place = bisect_left(rooms, (length, 0))
+        if place < len(rooms):
+            room, row = rooms.pop(place)
+        else:
+            room, row = capacity, len(rows)
+            rows.append([])
+        rows[row].append(sequence)
+        # Every sequence has at least two tokens.
+        if room - length > 1:
+            insort(rooms, (room - length, row))
+    return rows
 
 
 def _build_batch(
     chunk: TokenizedChunk,
-    sequences: Int64[np.ndarray, " B"],
-    first_window: Int64[np.ndarray, " Q"],
+    rows: list[list[int]],
     bos: int,
     pad: int,
     special_ids: Int32[np.ndarray, " X"],
 ) -> SequenceBatch:
+    sequences = np.concatenate([np.array(row) for row in rows])
+    row_of_sequence = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     lengths = chunk.sequence_length[sequences]
-    width = 1 + int(lengths.max())
-    input_ids = np.full((len(sequences), width), pad, dtype=np.int32)
-    input_ids[:, 0] = bos
-    for row, sequence in enumerate(sequences):
-        start, length = chunk.sequence_start[sequence], chunk.sequence_length[sequence]
-        input_ids[row, 1 : 1 + length] = chunk.tokens[start : start + length]
-    windows = np.concatenate([np.arange(first_window[s], first_window[s + 1]) for s in sequences])
+    ends = np.cumsum(1 + lengths)
+    row_begin = (ends - 1 - lengths)[np.searchsorted(row_of_sequence, np.arange(len(rows)))]
+    width = int(np.diff(np.append(row_begin, ends[-1])).max())
+    # Where each sequence's BOS lies in the flattened input.
+    begin = row_of_sequence * width + ends - 1 - lengths - row_begin[row_of_sequence]
+    position_ids = np.zeros(len(rows) * width, dtype=np.int32)
+    position_ids[_spread(begin, 1 + lengths)] = _count_up(1 + lengths)
+    input_ids = np.full(len(rows) * width, pad, dtype=np.int32)
+    input_ids[begin] = bos
+    flat_positions = _spread(begin + 1, lengths)
+    content = chunk.tokens[_spread(chunk.sequence_start[sequences], lengths)]
+    input_ids[flat_positions] = content
+    first, end = np.searchsorted(chunk.window_sequence, [sequences, sequences + 1])
+    windows = _spread(first, end - first)
     window_lengths = chunk.window_length[windows]
-    in_sequence = _count_up(lengths)
-    flat_positions = np.repeat(np.arange(len(sequences)) * width + 1, lengths) + in_sequence
-    content = input_ids.reshape(-1)[flat_positions]
     is_special = np.isin(content, special_ids)
     return SequenceBatch(
-        input_ids=input_ids,
+        input_ids=input_ids.reshape(len(rows), width),
+        position_ids=position_ids.reshape(len(rows), width),
         flat_positions=flat_positions,
         windows=windows,
         window_of_token=np.repeat(np.arange(len(windows), dtype=np.int32), window_lengths),
         position=_count_up(window_lengths).astype(np.uint8),
         is_special=is_special if is_special.any() else None,
     )
+
+
+def _spread(starts: Int64[np.ndarray, " X"], lengths: Int64[np.ndarray, " X"]) -> np.ndarray:
+    """Each start and the whole numbers after it, as many as its length says."""
+    spread: np.ndarray = np.repeat(starts, lengths) + _count_up(lengths)
+    return spread
 
 
 def _count_up(lengths: Int64[np.ndarray, " X"]) -> Int64[np.ndarray, " N"]:

@@ -50,7 +50,9 @@ class WholeNumberModel:
     reader: Any = field(default_factory=lambda: SimpleNamespace(cancelled=Event()))
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def read_sites(self, input_ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:
+    def read_sites(
+        self, input_ids: torch.Tensor, sites: list[Site], position_ids: torch.Tensor | None = None
+    ) -> dict[Site, torch.Tensor]:
         ids = input_ids.numpy()
         vectors = self.own[ids]
         vectors[:, 1:] += self.before[ids[:, :-1]]

@@ -15,10 +15,11 @@ from transformers import Gemma2Config, Gemma2Model
     n_tokens=st.integers(1, 40),
     window=st.sampled_from([3, 7, 64]),
     block=st.sampled_from([1, 4, 16]),
+    begins=st.lists(st.integers(0, 39), max_size=4),
     seed=st.integers(0, 1000),
 )
 def test_blocked_attention_gives_what_eager_attention_gives(
-    n_sequences: int, n_tokens: int, window: int, block: int, seed: int
+    n_sequences: int, n_tokens: int, window: int, block: int, begins: list[int], seed: int
 ) -> None:
     register_blocked_attention()
     torch.manual_seed(seed)
@@ -40,10 +41,14 @@ def test_blocked_attention_gives_what_eager_attention_gives(
         for parameter in model.parameters():
             parameter.normal_(0, 0.5)
     ids = torch.randint(0, 30, (n_sequences, n_tokens))
+    # In one of the rows sequences begin also at these places.
+    position_ids = torch.arange(n_tokens).repeat(n_sequences, 1)
+    for begin in sorted(begins):
+        position_ids[-1, begin:] = torch.arange(len(position_ids[-1, begin:]))
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_BLOCK_QUERIES", block)
         patch.setattr(attention, "_BLOCK_SCORES", 200)
-        eager = model(ids, use_cache=False)[0]
+        eager = model(ids, position_ids=position_ids, use_cache=False)[0]
         model.config._attn_implementation = BLOCKED_ATTENTION
-        blocked = model(ids, use_cache=False)[0]
+        blocked = model(ids, position_ids=position_ids, use_cache=False)[0]
     torch.testing.assert_close(blocked, eager, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scopenote.extract import activations
 from scopenote.extract.activations import find_firings, reconstruct
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.collector import CollectedPart
@@ -31,7 +32,12 @@ def collect(job: CollectJob, texts: list[str]) -> CollectedPart:
     return part
 
 
-def test_firings_in_blocks_are_those_of_the_dense_encoding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["_FoundOnCpu", "_FoundOnGpu"])
+def test_firings_in_blocks_are_those_of_the_dense_encoding(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What gathers them on a GPU needs none.
+    monkeypatch.setattr(activations, "_FoundOnCpu", getattr(activations, path))
     sae = make_job(0, (37,), SHAPE, SIZES).saes[0]
     x = torch.from_numpy(np.random.default_rng(0).integers(-3, 4, (50, 5)).astype(np.float32))
     dense = sae.encode(x).numpy()
@@ -99,8 +105,10 @@ def test_special_tokens_inside_the_text_are_not_recorded_and_not_counted() -> No
 class TwoSiteModel(WholeNumberModel):
     """Its MLP puts out thrice what its transcoders read."""
 
-    def read_sites(self, input_ids: torch.Tensor, sites: list[Site]) -> dict[Site, torch.Tensor]:
-        read = super().read_sites(input_ids, sites)
+    def read_sites(
+        self, input_ids: torch.Tensor, sites: list[Site], position_ids: torch.Tensor | None = None
+    ) -> dict[Site, torch.Tensor]:
+        read = super().read_sites(input_ids, sites, position_ids)
         return {site: 3 * x if site.kind == "mlp" else x for site, x in read.items()}
 
 

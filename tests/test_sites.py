@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from scopenote.extract.attention import BLOCKED_ATTENTION
 from scopenote.extract.models import SubjectModel, load_model
 from scopenote.extract.sites import SITE_KINDS, Site, SiteKind, site_width
 from torch import Tensor
@@ -255,6 +256,28 @@ def test_padding_on_the_right_changes_no_real_token(model: SubjectModel) -> None
     for site in SITES:
         torch.testing.assert_close(mixed[site][0, :6], whole[site][0, :6], rtol=0, atol=1e-5)
         torch.testing.assert_close(mixed[site][1, :12], whole[site][1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", BLOCKED_ATTENTION])
+@pytest.mark.parametrize("generation", ["folder", "gemma_3"])
+def test_sequences_that_share_a_row_do_not_see_each_other(
+    request: pytest.FixtureRequest, generation: str, attention: str
+) -> None:
+    packed = load_model(str(request.getfixturevalue(generation)), SITES, "cpu", "float32")
+    packed.network.set_attn_implementation(attention)
+    lengths = (5, 4, 3)
+    ids = torch.cat([IDS[1, :n].roll(n, 0) for n in lengths])
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    # Beside it a row of one sequence and padding.
+    row = torch.cat([IDS[0, :7], torch.full((5,), PAD)])
+    place = torch.cat([torch.arange(7), torch.zeros(5, dtype=torch.long)])
+    read = packed.read_sites(torch.stack([ids, row]), SITES, torch.stack([positions, place]))
+    alone = [packed.read_sites(part[None], SITES) for part in ids.split(lengths)]
+    for site in SITES:
+        expected = torch.cat([each[site][0] for each in alone])
+        torch.testing.assert_close(read[site][0], expected, rtol=0, atol=1e-5)
+        expected = packed.read_sites(IDS[:1, :7], [site])[site][0]
+        torch.testing.assert_close(read[site][1, :7], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("deepest", range(LAYERS))

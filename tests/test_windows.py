@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scopenote.extract.windows import (
     batch_sequences,
     cut_chunks,
     occurrence_start,
+    pack_rows,
     tokenize_chunk,
 )
 from scopenote.store.errors import CorpusError
@@ -211,16 +213,17 @@ def test_batches_cover_every_sequence_once_and_hold_no_more_than_allowed(
 ) -> None:
     chunk = tokenize(texts, shape)
     windows: list[int] = []
-    n_rows = n_tokens = 0
+    n_sequences = n_tokens = 0
     for batch in batch_sequences(chunk, BOS, PAD, frozenset(), max_tokens):
         assert batch.input_ids.size <= max_tokens or len(batch.input_ids) == 1
-        # Padded no more than its longest sequence needs.
+        assert batch.input_ids.shape[1] <= 1 + chunk.sequence_length.max()
+        # Padded no more than its longest row needs.
         assert (batch.input_ids[:, -1] != PAD).any()
         windows += batch.windows.tolist()
-        n_rows += len(batch.input_ids)
+        n_sequences += int((batch.input_ids == BOS).sum())
         n_tokens += len(batch.flat_positions)
     assert sorted(windows) == list(range(len(chunk.window_start)))
-    assert n_rows == len(chunk.sequence_start)
+    assert n_sequences == len(chunk.sequence_start)
     assert n_tokens == chunk.n_tokens
 
 
@@ -230,18 +233,30 @@ def test_a_batch_says_of_each_token_where_it_is(
 ) -> None:
     chunk = tokenize(texts, shape)
     for batch in batch_sequences(chunk, BOS, PAD, frozenset(), max_tokens):
-        slow = []
-        width = batch.input_ids.shape[1]
-        sequences = dict.fromkeys(chunk.window_sequence[batch.windows].tolist())
-        for row, sequence in enumerate(sequences):
-            for column in range(1, 1 + int(chunk.sequence_length[sequence])):
-                place = int(chunk.sequence_start[sequence]) + column - 1
-                window = int(np.searchsorted(chunk.window_start, place, "right")) - 1
-                number = batch.windows.tolist().index(window)
-                assert batch.input_ids[row, column] == chunk.tokens[place]
-                slow.append((row * width + column, number, place - chunk.window_start[window]))
+        slow, places = [], []
+        sequences = iter(dict.fromkeys(chunk.window_sequence[batch.windows].tolist()))
+        flat = batch.input_ids.reshape(-1).tolist()
+        place = sequence = 0
+        for at, token in enumerate(flat):
+            # What lies between a BOS and the next, or padding, is one sequence of the chunk.
+            if token == PAD:
+                places.append(0)
+                continue
+            if token == BOS:
+                sequence, place = next(sequences), 0
+                places.append(0)
+                continue
+            in_chunk = int(chunk.sequence_start[sequence]) + place
+            place += 1
+            places.append(place)
+            window = int(np.searchsorted(chunk.window_start, in_chunk, "right")) - 1
+            number = batch.windows.tolist().index(window)
+            assert token == chunk.tokens[in_chunk]
+            slow.append((at, number, in_chunk - chunk.window_start[window]))
         fast = zip(batch.flat_positions, batch.window_of_token, batch.position, strict=True)
         assert list(fast) == slow
+        assert batch.position_ids.reshape(-1).tolist() == places
+        assert next(sequences, None) is None
 
 
 @given(TEXTS, SHAPES, st.integers(1, 120))
@@ -254,6 +269,16 @@ def test_bos_comes_first_in_every_row_and_is_never_recorded_nor_is_padding(
         recorded[batch.flat_positions] = True
         assert len(batch.flat_positions) == recorded.sum()
         assert (recorded.reshape(batch.input_ids.shape) == (batch.input_ids > BOS)).all()
+
+
+@given(st.lists(st.integers(2, 40), max_size=60))
+def test_rows_are_packed_no_longer_than_the_longest_sequence(lengths: list[int]) -> None:
+    rows = pack_rows(np.array(lengths, np.int64))
+    assert sorted(sequence for row in rows for sequence in row) == list(range(len(lengths)))
+    filled = [sum(lengths[sequence] for sequence in row) for row in rows]
+    assert max(filled, default=0) == max(lengths, default=0)
+    # Otherwise one of two would not have been opened: the other had room.
+    assert all(one + other > max(lengths) for one, other in pairwise(sorted(filled)))
 
 
 @given(TEXTS, SHAPES)

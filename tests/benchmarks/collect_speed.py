@@ -113,7 +113,8 @@ def batches(job: CollectJob, chunk: TokenizedChunk) -> list[SequenceBatch]:
 def vectors(
     model: SubjectModel, sites: list[Site], batch: SequenceBatch
 ) -> dict[Site, torch.Tensor]:
-    read = model.read_sites(torch.from_numpy(batch.input_ids).long(), sites)
+    ids, positions = (torch.from_numpy(x).long() for x in (batch.input_ids, batch.position_ids))
+    read = model.read_sites(ids, sites, positions)
     places = torch.from_numpy(batch.flat_positions)
     return {site: x.reshape(-1, x.shape[-1])[places] for site, x in read.items()}
 
