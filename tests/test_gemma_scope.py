@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from scopenote.extract.gemma_scope import read_layout
-from scopenote.extract.sae_sources import SaeSource, locate_sae
+from scopenote.extract.sae_sources import SaeSource
 from scopenote.extract.sites import Site
 from scopenote.store.errors import SaeError
+
+from .test_sae_sources import assert_described, locate_below, touch
 
 TRANSCODER = {
     "architecture": "jump_relu",
@@ -21,14 +23,10 @@ TRANSCODER = {
 
 
 def locate(folder: Path, path: str, config: Any = None, **told: Any) -> SaeSource:
-    file = folder / path / "params.safetensors"
-    file.parent.mkdir(parents=True)
-    file.touch()
     if config is not None:
-        (file.parent / "config.json").write_text(
-            config if isinstance(config, str) else json.dumps(config)
-        )
-    return locate_sae(str(file.parent), "gemma-3-1b", **told)
+        file = touch(folder / path / "config.json")
+        file.write_text(config if isinstance(config, str) else json.dumps(config))
+    return locate_below(folder, path, "params.safetensors", "gemma-3-1b", **told)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +73,7 @@ def locate(folder: Path, path: str, config: Any = None, **told: Any) -> SaeSourc
 def test_the_layout_says_what_is_read_and_makes_an_id(
     tmp_path: Path, path: str, site: Site, source: str
 ) -> None:
-    located = locate(tmp_path, path)
-    assert (located.site, located.sae_id) == (site, f"gemma-3-1b/{source}")
-    assert located.stated_l0 is None
+    assert_described(locate(tmp_path, path), site, f"gemma-3-1b/{source}", stated_l0=None)
 
 
 @pytest.mark.parametrize(

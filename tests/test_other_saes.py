@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -170,15 +170,17 @@ class StandInForSaeLens:
         return cls(folder)
 
 
+def stand_in_for_sae_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sae_lens", SimpleNamespace(SAE=StandInForSaeLens))
+
+
 @pytest.fixture(params=["stand-in", "package"])
 def sae_lens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package where it is installed, and in any case what stands in for it."""
     if request.param == "package":
         pytest.importorskip("sae_lens", reason="the extra sae-lens is not installed")
     else:
-        stand_in = ModuleType("sae_lens")
-        stand_in.SAE = StandInForSaeLens  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "sae_lens", stand_in)
+        stand_in_for_sae_lens(monkeypatch)
 
 
 @pytest.mark.parametrize("subtracts", [True, False])
@@ -230,9 +232,7 @@ def test_the_package_and_we_compute_the_same(tmp_path: Path, rescales: bool) -> 
 def test_other_kinds_of_saelens_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], found: str
 ) -> None:
-    stand_in = ModuleType("sae_lens")
-    stand_in.SAE = StandInForSaeLens  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sae_lens", stand_in)
+    stand_in_for_sae_lens(monkeypatch)
     refused = refuse(save_saelens(tmp_path / "mine", **settings))
     assert refused.what == "The SAE is of a kind that Scopenote does not compute."
     assert refused.found == found

@@ -29,9 +29,15 @@ def touch(file: Path) -> Path:
     return file
 
 
-def locate_below(folder: Path, path: str, **told: Any) -> SaeSource:
-    touch(folder / path / "params.npz")
-    return locate_sae(str(folder / path), "gemma-2-2b", **told)
+def locate_below(
+    folder: Path, path: str, file: str = "params.npz", model: str = "gemma-2-2b", **told: Any
+) -> SaeSource:
+    touch(folder / path / file)
+    return locate_sae(str(folder / path), model, **told)
+
+
+def assert_described(located: SaeSource, site: Site, sae_id: str, stated_l0: float | None) -> None:
+    assert (located.site, located.sae_id, located.stated_l0) == (site, sae_id, stated_l0)
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/params.npz"])
@@ -98,9 +104,12 @@ def test_a_folder_and_its_file_mean_the_same_sae(tmp_path: Path, ending: str) ->
 def test_gemma_scope_s_layout_says_what_an_sae_reads(
     tmp_path: Path, path: str, site: Site, source: str
 ) -> None:
-    located = locate_below(tmp_path, path)
-    assert (located.site, located.sae_id) == (site, f"gemma-2-2b/{source}")
-    assert located.stated_l0 == float(path.rpartition("_")[2])
+    assert_described(
+        locate_below(tmp_path, path),
+        site,
+        f"gemma-2-2b/{source}",
+        stated_l0=float(path.rpartition("_")[2]),
+    )
 
 
 def test_the_hub_s_cache_is_read_as_the_repository_it_holds(tmp_path: Path) -> None:
