@@ -1,38 +1,31 @@
 """The command line: arguments in, exit status out; data on standard output, all else on error.
 
-This module owns no logic and imports nothing heavy, so that `--help` answers at once. It is the
-one place that turns errors and signals into messages and exit statuses.
+This module owns no logic and imports nothing heavy, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import signal
 import sys
-import threading
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ..store.errors import ConfigurationError, ExitCode, ScopenoteError, UserMistake
+from ..store.errors import ExitCode, UserMistake
+from .terminal import answer, complain, print_json, print_page, program
+from .working import configured_run, run_folder, working
 
 if TYPE_CHECKING:
     from ..store.database import Store
     from ..store.run_folder import RunFolder
     from .config import Config
-    from .prefect_home import PrefectServer
     from .progress import Progress
     from .reports import RunReport, StageReport
-
-_STOP_SECONDS = 5.0
 
 app = typer.Typer(
     name="scopenote",
@@ -210,9 +203,9 @@ def status(run: Run, json: Json = False) -> None:
     with _published(run) as (folder, store):
         found = read_status(store.connection, folder.database)
     if json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
-        _print(render_status(found, folder))
+        print_page(render_status(found, folder))
 
 
 @app.command()
@@ -238,9 +231,9 @@ def show(
         feature_id = find_feature(store.connection, feature)
         page = read_feature_page(store.connection, feature_id, split.value, kind.value, n)
     if json:
-        _print_json(page.as_dict())
+        print_json(page.as_dict())
     else:
-        _print(render_feature(page))
+        print_page(render_feature(page))
 
 
 @app.command()
@@ -281,7 +274,7 @@ def main() -> NoReturn:
     # in each other's way (measured: scoring 78 labels/s with them, 102 without). NumPy reads it
     # as it is imported, which is after this.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    sys.exit(_answer(app))
+    sys.exit(answer(app))
 
 
 # --- commands that work -------------------------------------------------------------------
@@ -295,8 +288,8 @@ def _label_corpus(
     use_own_server: bool,
     allow_mismatch: bool = False,
 ) -> None:
-    folder = _run_folder(out, config)
-    with _working(folder, command, again, use_own_server) as progress:
+    folder = run_folder(out, config)
+    with working(folder, command, again, use_own_server) as progress:
         from .label_corpus import label_corpus
 
         report = label_corpus(config, folder, progress, allow_mismatch)
@@ -314,8 +307,8 @@ def _stage(
 ) -> None:
     from .reports import RunReport
 
-    config, folder = _configured(run, config_file)
-    with _working(folder, command, [command, str(run)], use_own_server) as progress:
+    config, folder = configured_run(run, config_file)
+    with working(folder, command, [command, str(run)], use_own_server) as progress:
         report = RunReport((work(config, folder, progress),))
     _print_report(report)
     raise typer.Exit(report.exit_code)
@@ -328,126 +321,15 @@ def _collect_shard(
     from .reports import RunReport
 
     shard = Shard.parse(shard_text)
-    config, folder = _configured(run, config_file)
+    config, folder = configured_run(run, config_file)
     own = folder.shard(f"{shard.number}-of-{shard.count}")
     again = ["collect", str(run), "--shard", shard_text]
-    with _working(own, shlex.join(again), again, use_own_server) as progress:
+    with working(own, shlex.join(again), again, use_own_server) as progress:
         from .collect_contexts import collect_shard
 
         report = RunReport((collect_shard(config, folder, shard, progress, allow_mismatch),))
     _print_report(report)
     raise typer.Exit(report.exit_code)
-
-
-def _configured(run: Path, config_file: Path | None) -> tuple[Config, RunFolder]:
-    """The run's configuration and folder; of a run still to be made, where one is given."""
-    from ..store.run_folder import RunFolder
-    from .config import load_config
-
-    if config_file is not None:
-        config = load_config(config_file)
-        return config, _run_folder(run, config)
-    folder = RunFolder.open_existing(run)
-    return load_config(folder.config_file), folder
-
-
-def _run_folder(path: Path, config: Config) -> RunFolder:
-    """The folder of a run with this configuration, made if need be; never of another one's."""
-    from ..store.run_folder import RunFolder
-    from .config import differing_keys, load_config
-
-    folder = RunFolder(path)
-    if not folder.exists:
-        folder.create()
-        folder.write_config(config.to_toml())
-        return folder
-    differing = differing_keys(load_config(folder.config_file), config)
-    if differing:
-        listed = "; ".join(
-            f"`{key}` is {there!r} there and {here!r} here"
-            for key, (there, here) in differing.items()
-        )
-        raise ConfigurationError(
-            "The run has another configuration.",
-            where=str(folder.config_file),
-            found=listed,
-            expected="the configuration that the run began with",
-            mend=f"name another folder with `--out`, or go on as it began: "
-            f"`{_program()} run {shlex.quote(str(path))}`",
-        )
-    return folder.create()
-
-
-@contextmanager
-def _working(
-    folder: RunFolder, command: str, again: list[str], use_own_server: bool
-) -> Iterator[Progress]:
-    """Everything around a flow: the folder's lock, Prefect's home, signals, progress."""
-    from .prefect_home import isolate_prefect, without_heartbeats
-    from .progress import Progress
-
-    resume = f"{_program()} {shlex.join(again)}"
-    with folder.lock(f"scopenote {command}"), _stopping(resume) as stopping:
-        server = isolate_prefect(folder, use_own_server)
-        stopping.server = server
-        try:
-            with without_heartbeats(), Progress() as progress:
-                yield progress
-        except (ScopenoteError, KeyboardInterrupt):
-            raise
-        except Exception:
-            # Whatever Prefect says when nobody answers it, this is why.
-            if server is not None:
-                server.require_alive()
-            raise
-
-
-class _Stopping:
-    """Ctrl-C and SIGTERM: unwind at once, and if that takes too long, leave without."""
-
-    def __init__(self, resume: str) -> None:
-        self.resume = resume
-        self.server: PrefectServer | None = None
-        self.has_begun = False
-
-    def begin(self, number: int, frame: FrameType | None) -> None:
-        if self.has_begun:
-            self.leave()
-        self.has_begun = True
-        timer = threading.Timer(_STOP_SECONDS, self.leave)
-        timer.daemon = True
-        timer.start()
-        raise KeyboardInterrupt
-
-    def leave(self) -> NoReturn:
-        """Ends this process now. Threads may be at work: a run is made to survive worse."""
-        with suppress(Exception):
-            if sys.stderr.isatty():
-                sys.stderr.write("\r\x1b[K\x1b[?25h")  # the line of a bar; the cursor back
-            _complain(f"Stopped. Everything finished so far is kept.\n  to go on: {self.resume}")
-            sys.stdout.flush()
-        with suppress(Exception):
-            if self.server is not None:
-                self.server.stop()
-        os._exit(ExitCode.FAILED)
-
-
-@contextmanager
-def _stopping(resume: str) -> Iterator[_Stopping]:
-    stopping = _Stopping(resume)
-    before = {
-        number: signal.signal(number, stopping.begin) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stopping
-    except BaseException:
-        # Prefect wraps some interruptions in exceptions of its own: what counts is the signal.
-        if stopping.has_begun:
-            stopping.leave()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # --- reading what was published -----------------------------------------------------------
@@ -465,7 +347,7 @@ def _published(run: Path) -> Iterator[tuple[RunFolder, Store]]:
         raise UserMistake(
             "Nothing has been collected in this run yet.",
             where=str(folder.path),
-            mend=f"type `{_program()} run {shlex.quote(str(run))}`",
+            mend=f"type `{program()} run {shlex.quote(str(run))}`",
         )
     with open_store(folder.path) as store:
         yield folder, store
@@ -474,7 +356,7 @@ def _published(run: Path) -> Iterator[tuple[RunFolder, Store]]:
 def _print_report(report: RunReport) -> None:
     for stage in report.stages:
         for line in stage.remarks():
-            _complain(line)
+            complain(line)
 
 
 def _print_ending(folder: RunFolder) -> None:
@@ -484,70 +366,7 @@ def _print_ending(folder: RunFolder) -> None:
     with _published(folder.path) as (_, store):
         found = read_status(store.connection, folder.database)
         extremes = read_extremes(store.connection)
-    _print(render_ending(found, extremes, folder, _program()))
-
-
-def _print(page: Any) -> None:
-    from rich.console import Console
-
-    # Cropped, a command that is longer than a line could not be copied.
-    Console(highlight=False).print(page, crop=False)
-
-
-def _print_json(content: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(content, ensure_ascii=False, indent=2, default=str))
-
-
-# --- answering ----------------------------------------------------------------------------
-
-
-def _answer(command: Callable[[], object]) -> int:
-    """Runs a command; the exit status that the contract gives to how it ended."""
-    try:
-        command()
-        sys.stdout.flush()
-    except SystemExit as ending:
-        return ending.code if isinstance(ending.code, int) else ExitCode.FAILED
-    except ScopenoteError as error:
-        _complain(f"Error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        _complain("Stopped.")
-        return ExitCode.FAILED
-    except BrokenPipeError:
-        # Whoever read us has gone, as `head` does: there is nobody left to tell.
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
-    except Exception:
-        traceback.print_exc()
-        _complain(
-            "This is a defect of Scopenote, not of yours. Please report it with the lines above; "
-            "what was finished is kept."
-        )
-        return ExitCode.FAILED
-    return ExitCode.DONE
-
-
-def _complain(text: str) -> None:
-    with suppress(OSError):
-        typer.echo(text, err=True)
-
-
-def _program() -> str:
-    """How this program was called, to be typed again from here."""
-    called = Path(sys.argv[0])
-    if called.suffix == ".py" or not called.exists():
-        return "scopenote"
-    found = shutil.which("scopenote")
-    if found is not None and Path(found).resolve() == called.resolve():
-        return "scopenote"
-    absolute = called.absolute()
-    here = Path.cwd()
-    shown = absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
-    return shlex.quote(str(shown))
+    print_page(render_ending(found, extremes, folder, program()))
 
 
 if __name__ == "__main__":

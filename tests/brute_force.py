@@ -56,12 +56,20 @@ class WholeNumberModel:
         ids = input_ids.numpy()
         vectors = self.own[ids]
         vectors[:, 1:] += self.before[ids[:, :-1]]
-        return {site: torch.from_numpy(vectors) for site in sites}
+        return {site: torch.from_numpy(vectors).to(self.network.dtype) for site in sites}
 
 
 def make_job(
-    seed: int, n_features: tuple[int, ...], shape: WindowShape, sizes: SketchSizes
+    seed: int,
+    n_features: tuple[int, ...],
+    shape: WindowShape,
+    sizes: SketchSizes,
+    dtype: torch.dtype = torch.float32,
 ) -> CollectJob:
+    """A job in which every number is whole, so that no order of additions changes a sum.
+
+    In bfloat16 the model's numbers are such as it has, and what SAEs make of them is not.
+    """
     rng = np.random.default_rng(seed)
 
     def whole(*dims: int) -> np.ndarray:
@@ -71,7 +79,9 @@ def make_job(
     own, before = whole(N_VOCABULARY, D), whole(N_VOCABULARY, D)
     own[2] = 1000
     before[2] = 0
-    model = WholeNumberModel(own, before)
+    if dtype == torch.bfloat16:
+        own, before = 37 * own, 37 * before
+    model = WholeNumberModel(own, before, network=SimpleNamespace(dtype=dtype))
     saes = []
     for number, width in enumerate(n_features):
         source = SaeSource(f"whole-number-model/1-res-{number}", None, SITE, None, "made up")

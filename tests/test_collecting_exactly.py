@@ -122,7 +122,9 @@ def with_examples(n: int) -> settings:
 @st.composite
 def collections(draw: st.DrawFn) -> tuple[CollectJob, list[Chunk]]:
     widths = draw(st.sampled_from([(4,), (3, 2)]))
-    return make_job(draw(st.integers(0, 10_000)), widths, SHAPE, SIZES), as_chunks(draw(texts))
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    job = make_job(draw(st.integers(0, 10_000)), widths, SHAPE, SIZES, dtype)
+    return job, as_chunks(draw(texts))
 
 
 def check_one_part(job: CollectJob, chunks: list[Chunk]) -> None:

@@ -17,11 +17,11 @@ from scopenote.flows.config import (
     ModelSection,
     SaeEntry,
     SaesSection,
-    _toml_value,
     demo_config,
     differing_keys,
     load_config,
 )
+from scopenote.flows.config_text import _toml_value
 from scopenote.store.errors import ConfigurationError
 from scopenote.store.splits import SPLITS
 

@@ -78,7 +78,7 @@ def test_a_second_signal_ends_a_run_that_does_not_unwind(tmp_path: Path) -> None
 
 
 def test_a_run_that_does_not_unwind_ends_by_itself(tmp_path: Path) -> None:
-    flow = "import scopenote.flows.cli as cli; cli._STOP_SECONDS = 0.5\n" + CLINGS
+    flow = "import scopenote.flows.working as working; working._STOP_SECONDS = 0.5\n" + CLINGS
     status, errors, _ = stopped(tmp_path, flow, signal.SIGTERM)
     assert (status, errors) == (1, "not yet\n" + STOPPED)
 
