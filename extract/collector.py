@@ -29,7 +29,7 @@ from .background_pool import BackgroundPool
 from .device_memory import out_of_memory
 from .fidelity import FidelitySums, FidelityWatch
 from .firing_passes import BatchWindows
-from .models import SubjectModel
+from .models import SubjectModel, read_vectors
 from .part_tables import WindowTexts, contexts_table, counts_table, features_table
 from .saes import Sae
 from .sites import Site
@@ -225,16 +225,7 @@ class Collector:
         torch.cuda.empty_cache()
 
     def _find_firings(self, batch: SequenceBatch) -> list[tuple[Firings, FidelitySums]]:
-        activations = self._model.read_sites(
-            torch.from_numpy(batch.input_ids).long(),
-            self._sites,
-            torch.from_numpy(batch.position_ids).long(),
-        )
-        places = torch.from_numpy(batch.flat_positions).to(self._model.device)
-        vectors = {
-            site: x.reshape(-1, x.shape[-1]).index_select(0, places)
-            for site, x in activations.items()
-        }
+        vectors = read_vectors(self._model, batch, self._sites)
         found = []
         with torch.inference_mode():
             for sae in self._saes:

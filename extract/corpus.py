@@ -173,7 +173,7 @@ def corpus_source_state(
     them; of a hub data set its name and revision.
     """
     files = list_files(Path(source.path)) if source.path else []
-    files += [sae.path for sae in saes]
+    files += [sae.path for sae in saes if sae.path is not None]
     return json.dumps(
         {
             "corpus": str(source),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, StrictDataclassError
@@ -24,6 +24,9 @@ from ..store.errors import ModelError
 from .attention import BLOCKED_ATTENTION, register_blocked_attention
 from .hub_files import HUB
 from .sites import Site, SiteReader
+
+if TYPE_CHECKING:
+    from .windows import SequenceBatch
 
 TOY = "toy"
 _SUPPORTED = ("gemma2", "gemma3_text")
@@ -79,6 +82,21 @@ class SubjectModel:
         positions = None if position_ids is None else position_ids.to(self.device)
         with torch.inference_mode():
             return self.reader.read(input_ids.to(self.device), sites, positions)
+
+
+def read_vectors(
+    model: SubjectModel, batch: SequenceBatch, sites: list[Site]
+) -> dict[Site, Float[torch.Tensor, "T D"]]:
+    """The sites' vectors at the batch's text tokens, on the model's device."""
+    activations = model.read_sites(
+        torch.from_numpy(batch.input_ids).long(),
+        sites,
+        torch.from_numpy(batch.position_ids).long(),
+    )
+    places = torch.from_numpy(batch.flat_positions).to(model.device)
+    return {
+        site: x.reshape(-1, x.shape[-1]).index_select(0, places) for site, x in activations.items()
+    }
 
 
 def model_path(name: str) -> str:

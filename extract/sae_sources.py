@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..store.errors import SaeError
+from ..store.unit_names import is_neuron_basis, split_basis_name
 from .dictionary_learning import (
     DICTIONARY_CONFIG_FILE,
     DICTIONARY_FILE,
@@ -54,7 +55,8 @@ class SaeSource:
     Attributes:
         sae_id: `{model}/{source}`, as in feature ids.
         path: the params.npz or params.safetensors, or the weights of SAELens, sparsify or
-            dictionary_learning.
+            dictionary_learning; of a neuron basis the part's table of thresholds, None until it
+            is worked out.
         site: the tensor it reads.
         stated_l0: active features per token that its folder or config.json promises, if either
             does.
@@ -62,10 +64,15 @@ class SaeSource:
     """
 
     sae_id: str
-    path: Path
+    path: Path | None
     site: Site
     stated_l0: float | None
     source: str
+
+    @property
+    def is_neuron_basis(self) -> bool:
+        """Whether this is no SAE but a layer's neurons."""
+        return is_neuron_basis(self.sae_id)
 
 
 def locate_sae(
@@ -73,24 +80,61 @@ def locate_sae(
 ) -> SaeSource:
     """What a path says of itself, in Gemma Scope's layouts or told by the caller.
 
-    What does not exist here and is a short name (`gemma-2-2b/20-gemmascope-res-16k`) or could be
+    A name such as `20-mlp-neurons` means that layer's neurons, whatever files there are. What
+    does not exist here and is a short name (`gemma-2-2b/20-gemmascope-res-16k`) or could be
     a path on the hub (`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`) is
     downloaded.
 
     Args:
-        path: a file, the folder that holds it, or a short name.
+        path: a file, the folder that holds it, a short name, or a neuron basis.
         model: the model's name in feature ids.
         kind: the site, where a folder called `res`, `mlp` or `att` (or a repository's name
             ending so) above the layer does not tell.
         layer: counted from 0, where a folder `layer_N` does not tell.
 
     Raises:
-        SaeError: nothing is there, or site or layer cannot be told.
+        SaeError: nothing is there, or site or layer cannot be told; or the neurons are another
+            model's or read at another site.
     """
+    if neurons := neuron_source(path, model, kind, layer):
+        return neurons
     if not Path(path).exists() and (on_hub := _HUB_PATH.match(resolve_short_name(path) or path)):
         return _locate_on_hub(path, on_hub["repo"], on_hub["inside"], model, kind, layer)
     file = _local_file(path)
     return _describe(path, file, _local_folder(file), _stated_locally(file), model, kind, layer)
+
+
+def neuron_source(
+    path: str, model: str, kind: SiteKind | None, layer: int | None
+) -> SaeSource | None:
+    """The neuron basis that a path means; None where it means something else.
+
+    Args:
+        path: as the user named it.
+        model: the model's name in feature ids.
+        kind: the site that the user named beside it, if any.
+        layer: likewise.
+
+    Raises:
+        SaeError: model, site or layer are not those of the name.
+    """
+    named = split_basis_name(path)
+    if named is None:
+        return None
+    of_model, of_layer = named
+    told = f"model {of_model or model}, site {kind or 'mlp'}, layer "
+    told += str(of_layer if layer is None else layer)
+    meant = f"model {model}, site mlp, layer {of_layer}"
+    if told != meant:
+        raise SaeError(
+            "These are not the neurons of this run's model at their own place.",
+            where="[saes] paths",
+            found=f"{path}: {told}",
+            expected=meant,
+            mend=f'write "{of_layer}-mlp-neurons"',
+        )
+    sae_id = f"{model}/{of_layer}-mlp-neurons"
+    return SaeSource(sae_id, None, Site(of_layer, "mlp"), None, path)
 
 
 def _locate_on_hub(
@@ -150,9 +194,19 @@ def _local_file(path: str) -> Path:
         where="[saes] paths",
         found=path,
         expected=f"a {' or '.join(SAE_FILES)}, the folder that holds one, a short name such as "
-        "gemma-2-2b/20-gemmascope-res-16k, or a path on the hub such as "
-        "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
+        "gemma-2-2b/20-gemmascope-res-16k, a path on the hub such as "
+        "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71, or the neurons of a layer "
+        "such as 20-mlp-neurons",
+        mend=mend_neuron_name(path),
     )
+
+
+def mend_neuron_name(path: str) -> str | None:
+    """What to write where a path is nearly the name of a neuron basis; None where it is not."""
+    near = re.fullmatch(r"(.+/)?\D*(\d+)\D*", path)
+    if near is None or "neuron" not in path.lower() or path.startswith(("/", ".", "~")):
+        return None
+    return f'perhaps "{int(near[2])}-mlp-neurons" was meant'
 
 
 def _local_folder(file: Path) -> str:
@@ -176,6 +230,14 @@ def _describe(
     layer: int | None,
 ) -> SaeSource:
     layout, site = _place(path, folder, stated, model, kind, layer)
+    if layout is None and is_neuron_basis(folder):
+        raise SaeError(
+            "The folder's name, which becomes the SAE's id, is that of a neuron basis.",
+            where="[saes] paths",
+            found=path,
+            expected="another name",
+            mend="rename the folder",
+        )
     stated_l0 = layout.stated_l0 if layout and layout.stated_l0 is not None else stated.l0
     return SaeSource(
         sae_id=f"{model}/{layout.source_id if layout else folder.rpartition('/')[2]}",

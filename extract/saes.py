@@ -3,7 +3,8 @@
 `pre = x @ W_enc + b_enc; f = pre * (pre > threshold); x_hat = f @ W_dec + b_dec`, strictly
 greater, without subtracting `b_dec` and without scaling the input (Lieberum et al. 2024).
 Some transcoders of Gemma Scope 2 add `x @ affine_skip_connection` to `x_hat`. Other people's ReLU
-SAEs have thresholds of 0, and top-k SAEs let only a token's k largest features fire.
+SAEs have thresholds of 0, and top-k SAEs let only a token's k largest features fire. A layer's
+neurons take the same form (`neurons.py`).
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from .dictionary_learning import (
     DICTIONARY_CONFIG_FILE,
     DICTIONARY_FILE,
     read_dictionary_sae,
 )
+from .neurons import read_thresholds
 from .other_saes import OTHER_CONFIG_FILE, OTHER_FILES, OtherSae, read_other_sae
 from .sae_files import SKIP, check_sae_arrays, read_sae_arrays
 from .sae_sources import SaeSource
@@ -34,7 +37,8 @@ class Sae:
     Attributes:
         encoder: W_enc transposed, so that a block of features is contiguous.
         decoder: rows are feature directions, of unit norm in Gemma Scope.
-        content_hash: of the file's bytes, and of the configuration that decides what they mean.
+        content_hash: of the file's bytes, and of the configuration that decides what they mean;
+            of a neuron basis of its thresholds.
         skip: what a transcoder adds to its reconstruction straight from its input.
         k: of a top-k SAE, how many features of a token fire at most; the largest do.
     """
@@ -110,7 +114,7 @@ class Sae:
 
 
 def load_sae(source: SaeSource, config: Any) -> Sae:
-    """Reads and checks an SAE's file against the model it is for.
+    """Reads and checks an SAE's file, or a neuron basis's, against the model it is for.
 
     Args:
         source: where it is.
@@ -122,6 +126,10 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
             not computed here.
     """
     site = source.site
+    if source.path is None:
+        raise ValueError(f"the thresholds of {source.sae_id} are not worked out yet")
+    if source.is_neuron_basis:
+        return _neuron_basis(source, read_thresholds(source.path, 2 * site_width(site, config)))
     files = [source.path]
     if source.path.name in OTHER_FILES:
         other, config_file = read_other_sae(source.path), OTHER_CONFIG_FILE
@@ -147,6 +155,30 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
         content_hash=_hash_files(files),
         skip=as_tensor.get(SKIP),
         k=other.k,
+    )
+
+
+def _neuron_basis(source: SaeSource, threshold: Float32[np.ndarray, " F"]) -> Sae:
+    """A layer's neurons in the form of an SAE: rows +e_i and -e_i, and nothing else.
+
+    Encoding is then a product with a matrix that is nearly all zeros, and still exact: x_i and
+    zeros are added up. It costs 2·D features, for Gemma 2 2B (D = 2,304) a little over a quarter
+    of an SAE of 16,384.
+    """
+    width = len(threshold)
+    rows = torch.eye(width // 2).repeat_interleave(2, dim=0)
+    rows[1::2] *= -1
+    # What the bytes mean follows from the id.
+    digest = blake2b(source.sae_id.encode(), digest_size=16)
+    digest.update(threshold.astype("<f4").tobytes())
+    return Sae(
+        source=source,
+        encoder=rows,
+        encoder_bias=torch.zeros(width),
+        threshold=torch.from_numpy(threshold),
+        decoder=rows,
+        decoder_bias=torch.zeros(width // 2),
+        content_hash=digest.hexdigest(),
     )
 
 

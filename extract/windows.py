@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,33 @@ class TokenizedChunk:
     def n_tokens(self) -> int:
         """Tokens of text in the chunk."""
         return len(self.tokens)
+
+    def begin(self, n_tokens: int) -> TokenizedChunk:
+        """Its first sequences, as few as have this many tokens together, as if it ended there."""
+        ends = np.cumsum(self.sequence_length)
+        n_sequences = min(int(np.searchsorted(ends, n_tokens)) + 1, len(ends))
+        n_windows = int(np.searchsorted(self.window_sequence, n_sequences))
+        cut: dict[str, Any] = {name: getattr(self, name)[:n_windows] for name in _OF_WINDOWS}
+        return replace(
+            self,
+            tokens=self.tokens[: ends[n_sequences - 1]],
+            sequence_start=self.sequence_start[:n_sequences],
+            sequence_length=self.sequence_length[:n_sequences],
+            **cut,
+        )
+
+
+_OF_WINDOWS = (
+    "window_start",
+    "window_length",
+    "window_sequence",
+    "window_document",
+    "window_split",
+    "token_hash",
+    "window_id",
+    "occurrence",
+    "prefix_length",
+)
 
 
 def cut_chunks(documents: Iterable[Document]) -> Iterator[Chunk]:

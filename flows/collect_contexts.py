@@ -12,16 +12,13 @@ import pyarrow as pa
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from ..extract.chat_text import chat_renderer
 from ..extract.collect_job import CollectedChunk, CollectJob
 from ..extract.collector import CollectedPart
 from ..extract.corpus import (
-    CorpusSource,
     Document,
     RowCounts,
     check_bad_share,
     corpus_source_state,
-    read_documents,
 )
 from ..extract.models import load_token_pieces
 from ..extract.shards import Shard
@@ -32,7 +29,7 @@ from ..store.database import open_work, publish
 from ..store.parts import list_parts, remove_unfinished, write_part
 from ..store.run_folder import RunFolder, clear_disk_errors
 from .batches import as_is
-from .collect_setup import corpus_source, load_collect_job, sae_sources
+from .collect_setup import corpus_documents, corpus_source, load_collect_job, sae_sources
 from .config import Config
 from .describe_features import describe_features
 from .progress import Progress, Stage
@@ -61,9 +58,9 @@ def collect_contexts(
         state = corpus_source_state(source, saes, config.corpus.max_tokens)
         remove_unfinished(folder.parts)
         before, counts = _read(folder), RowCounts()
-        load_job = cache(lambda: load_collect_job(config, saes))
+        load_job = cache(lambda: load_collect_job(config, saes, folder, progress))
         if before.complete_state != state:
-            documents = _documents(source, counts, load_job())
+            documents = corpus_documents(source, counts, load_job().model)
             _collect_rest(load_job(), documents, config, folder, progress, allow_mismatch)
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
@@ -110,10 +107,9 @@ def collect_shard(
         source, counts = corpus_source(config), RowCounts()
         remove_unfinished(folder.parts)
         known = _in_parts(folder)
-        job = load_collect_job(config, sae_sources(config))
-        chunks = job.pending_chunks(
-            cut_chunks(_documents(source, counts, job)), known, config.corpus.max_tokens, shard
-        )
+        job = load_collect_job(config, sae_sources(config), folder, progress)
+        documents = corpus_documents(source, counts, job.model)
+        chunks = job.pending_chunks(cut_chunks(documents), known, config.corpus.max_tokens, shard)
         with progress.stage("collect", total=None, unit="tokens") as stage:
             _say_passes(job, stage)
             for group in _groups(chunks, config.collect.chunks_per_part):
@@ -133,11 +129,6 @@ def collect_shard(
             f"`scopenote collect {folder.path}` brings all that lies there together",
         ),
     )
-
-
-def _documents(source: CorpusSource, counts: RowCounts, job: CollectJob) -> Iterator[Document]:
-    render = chat_renderer(job.model.tokenizer, job.model.source) if source.chat else None
-    return read_documents(source, counts, render)
 
 
 def _in_parts(folder: RunFolder) -> dict[int, CollectedChunk]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from ..extract.chat_text import chat_renderer
 from ..extract.collect_job import CollectJob
-from ..extract.corpus import CorpusSource
+from ..extract.corpus import CorpusSource, Document, RowCounts, read_documents
 from ..extract.machine_memory import total_memory_bytes
 from ..extract.memory_needs import sketch_need
 from ..extract.models import TOY, SubjectModel, load_model, model_name
+from ..extract.neurons import (
+    PREFIX_TOKENS,
+    find_thresholds,
+    take_prefix,
+    thresholds_id,
+    thresholds_table,
+)
 from ..extract.passes import (
     memory_for_passes,
     memory_of_device,
@@ -19,10 +29,14 @@ from ..extract.passes import (
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.saes import Sae, load_sae
 from ..extract.sketches import SketchSizes
-from ..extract.windows import WindowShape
+from ..extract.windows import WindowShape, cut_chunks, tokenize_chunk
+from ..extract.workers import threads_per_batch
 from ..store.errors import ConfigurationError
+from ..store.parts import read_part, write_part
+from ..store.run_folder import RunFolder
 from ..store.splits import SPLITS
 from .config import Config
+from .progress import Progress
 
 
 def corpus_source(config: Config) -> CorpusSource:
@@ -42,8 +56,16 @@ def corpus_source(config: Config) -> CorpusSource:
     )
 
 
+def corpus_documents(
+    source: CorpusSource, counts: RowCounts, model: SubjectModel
+) -> Iterator[Document]:
+    """The documents of that text, for this model; `counts` is kept up as they are read."""
+    render = chat_renderer(model.tokenizer, model.source) if source.chat else None
+    return read_documents(source, counts, render)
+
+
 def sae_sources(config: Config) -> list[SaeSource]:
-    """The SAEs that the configuration names; the toy's own where it names none.
+    """The SAEs and neuron bases that the configuration names; the toy's SAEs where none.
 
     Raises:
         SaeError: one is not there, or does not say what it reads.
@@ -93,8 +115,13 @@ def sketch_sizes(config: Config) -> SketchSizes:
     )
 
 
-def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
-    """Loads the model, as deep as the SAEs need it, and the SAEs."""
+def load_collect_job(
+    config: Config, sources: list[SaeSource], folder: RunFolder, progress: Progress
+) -> CollectJob:
+    """Loads the model, as deep as the SAEs need it, and the SAEs.
+
+    The thresholds of neurons are worked out if they are not in the run's folder yet.
+    """
     model = load_model(
         config.model.name,
         [source.site for source in sources],
@@ -102,20 +129,69 @@ def load_collect_job(config: Config, sources: list[SaeSource]) -> CollectJob:
         config.model.dtype,
     )
     sizes = sketch_sizes(config)
+    shape = WindowShape(
+        window_tokens=config.collect.window_tokens,
+        prefix_tokens=config.collect.prefix_tokens,
+        sequence_tokens=config.collect.sequence_tokens,
+        seed=config.collect.seed,
+    )
+    if any(source.is_neuron_basis for source in sources):
+        sources = _with_thresholds(config, sources, model, shape, folder, progress)
     saes, passes = _load_saes(config, sources, model, sizes)
     return CollectJob(
         model=model,
         saes=saes,
-        shape=WindowShape(
-            window_tokens=config.collect.window_tokens,
-            prefix_tokens=config.collect.prefix_tokens,
-            sequence_tokens=config.collect.sequence_tokens,
-            seed=config.collect.seed,
-        ),
+        shape=shape,
         sizes=sizes,
         max_batch_tokens=config.model.max_batch_tokens,
         passes=passes,
     )
+
+
+def _with_thresholds(
+    config: Config,
+    sources: list[SaeSource],
+    model: SubjectModel,
+    shape: WindowShape,
+    folder: RunFolder,
+    progress: Progress,
+) -> list[SaeSource]:
+    """The sources, each neuron basis with the table of its thresholds.
+
+    What the run's parts lack is worked out. Of several processes that do so at once the first
+    to finish is believed by all, as of any part.
+    """
+    # Rows that cannot be used are judged when all are read.
+    documents = corpus_documents(corpus_source(config), RowCounts(), model)
+    chunks = (
+        tokenize_chunk(chunk, model.tokenizer, model.name, shape) for chunk in cut_chunks(documents)
+    )
+    prefix = take_prefix(chunks, PREFIX_TOKENS)
+    batch_tokens = config.model.max_batch_tokens
+    parts = {
+        source.site: folder.parts / thresholds_id(model, source.site, prefix, shape, batch_tokens)
+        for source in sources
+        if source.is_neuron_basis
+    }
+    if missing := [site for site, part in parts.items() if not part.exists()]:
+        total = sum(chunk.n_tokens for chunk in prefix)
+        with progress.stage("neurons", total, "tokens") as stage:
+            found = find_thresholds(model, missing, prefix, batch_tokens, stage.advance)
+        for site in missing:
+            manifest = {
+                "layer": site.layer,
+                "n_tokens": total,
+                "device": str(model.device),
+                "threads": threads_per_batch(model.device),
+            }
+            table = thresholds_table(found[site])
+            write_part(folder.parts, parts[site].name, "neurons", {"thresholds": table}, manifest)
+    return [
+        replace(source, path=read_part(parts[source.site]).file("thresholds"))
+        if source.is_neuron_basis
+        else source
+        for source in sources
+    ]
 
 
 def _load_saes(

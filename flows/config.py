@@ -26,6 +26,7 @@ from pydantic import (
 
 from ..store.errors import ConfigurationError
 from ..store.splits import Split
+from ..store.unit_names import split_basis_name
 from .config_text import explain_problems, problem, toml_lines
 
 TOY = "toy"
@@ -65,7 +66,10 @@ class ModelSection(Section):
 class SaeEntry(Section):
     """One SAE."""
 
-    path: Text = Field(description="a file, its folder, a path on the hub, or Neuronpedia's name")
+    path: Text = Field(
+        description="a file, its folder, a path on the hub, Neuronpedia's name, or a layer's "
+        "neurons such as 20-mlp-neurons"
+    )
     site: Site | None = Field(
         default=None, description="where the model is read, if the path is silent"
     )
@@ -77,7 +81,8 @@ class SaesSection(Section):
 
     paths: Annotated[tuple[SaeEntry, ...], Field(strict=False)] = Field(
         default=(),
-        description="the SAEs: paths, or tables {path, site, layer}; empty: those of the toy",
+        description="the SAEs: paths, tables {path, site, layer}, or neurons such as "
+        "20-mlp-neurons; empty: the SAEs of the toy",
     )
 
     @field_validator("paths", mode="before")
@@ -340,6 +345,9 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     """Local paths from `folder`; what does not exist and does not look local is the hub's."""
 
     def resolve(path: str) -> str:
+        # A layer's neurons, whatever files there are.
+        if split_basis_name(path):
+            return path
         local = folder / Path(path).expanduser()
         # On the hub a file lies in a repository, whose name has two parts.
         is_file = path.endswith((".npz", ".safetensors")) and path.count("/") < 2

@@ -34,8 +34,9 @@ from ..extract.memory_needs import (
     sketch_need,
 )
 from ..extract.models import choose_device, choose_dtype, model_name, require_supported
+from ..extract.neurons import expected_l0, neuron_shapes
 from ..extract.passes import SHARE_OF_MEMORY, memory_for_passes, plan_passes
-from ..extract.sae_sources import SaeSource, locate_sae
+from ..extract.sae_sources import SaeSource, locate_sae, mend_neuron_name, neuron_source
 from ..extract.sites import site_width
 from ..extract.workers import n_at_once
 from ..store.errors import ModelError, SaeError, ScopenoteError
@@ -137,6 +138,9 @@ def _check_saes(config: Config, known: _Known) -> Iterator[Finding]:
         entries = [(str(file), None, None) for file in toy_saes()]
     for path, kind, layer in entries:
         try:
+            if neurons := neuron_source(path, model_name(config.model.name), kind, layer):
+                yield _judge_neurons(neurons, known)
+                continue
             file = find_local_sae(path)
             if file is None:
                 known.n_unknown += 1
@@ -150,10 +154,20 @@ def _check_saes(config: Config, known: _Known) -> Iterator[Finding]:
             yield _failure("SAE", error)
 
 
+def _judge_neurons(source: SaeSource, known: _Known) -> Finding:
+    if known.config is None:
+        known.n_unknown += 1
+        found = f"{source.sae_id}: as wide as the model, which is not known"
+        return Finding("SAE", found, Verdict.NOT_AT_HAND, "the run will download the model")
+    d = site_width(source.site, known.config)
+    return _judge_sae(SaeAtHand(source, neuron_shapes(d)), known)
+
+
 def _sae_missing(path: str) -> Finding:
     is_local = path.startswith(("/", ".", "~")) or Path(path).exists()
     if is_local or (path.count("/") < 2 and resolve_short_name(path) is None):
-        return Finding("SAE", f"{path}: no SAE there", Verdict.FAIL, "correct [saes] paths")
+        mend = mend_neuron_name(path) or "correct [saes] paths"
+        return Finding("SAE", f"{path}: no SAE there", Verdict.FAIL, mend)
     found = f"{path}: not on this machine, so what it needs is not known"
     return Finding("SAE", found, Verdict.NOT_AT_HAND, "the run will download it")
 
@@ -286,7 +300,7 @@ def _check_disk(config: Config, known: _Known, folder: Path) -> Iterator[Finding
     for sae in known.saes:
         name = sae.source.sae_id
         needs.append(context_need(f"contexts {name}", sae.width, sizes, _COPIES))
-        l0 = sae.source.stated_l0
+        l0 = expected_l0(sae.width) if sae.source.is_neuron_basis else sae.source.stated_l0
         if l0 is None:
             found = "its path states no L0, so what fires in the background is not known"
             yield Finding(f"background {name}", found, Verdict.NOT_AT_HAND)

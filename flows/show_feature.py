@@ -188,7 +188,7 @@ def _neighbours_table(neighbours: Sequence[ShownNeighbour]) -> Table:
 def _neighbour_cells(neighbour: ShownNeighbour) -> list[str | Text]:
     label = Text(visible(neighbour.label or "–"), style="" if neighbour.label else "dim")
     together = [] if neighbour.n_together is None else [f"{neighbour.n_together:,}"]
-    return [str(neighbour.feature), figure(neighbour.value), *together, label]
+    return [neighbour.name, figure(neighbour.value), *together, label]
 
 
 def _scores_table(scores: Sequence[ShownScore]) -> Table:

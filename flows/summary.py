@@ -22,6 +22,7 @@ from ..store.status import (
     SaeStatus,
     SplitStatus,
 )
+from ..store.unit_names import is_neuron_basis
 from .progress import duration
 from .show_feature import figure, interval, percentage, sparkline
 from .visible_text import visible
@@ -78,9 +79,16 @@ def _heading(status: RunStatus, folder: RunFolder) -> Text:
     place = (str(folder.path), "bold")
     if not status.n_tokens:
         return Text.assemble(place, ("  nothing collected yet", "dim"))
-    saes = f"{len(status.saes)} SAE{'s' if len(status.saes) != 1 else ''}"
     corpus = f"{status.n_tokens:,} tokens of {status.n_documents:,} documents"
-    return Text.assemble(place, f"  {models}, {saes}, {corpus}")
+    return Text.assemble(place, f"  {models}, {_counted_saes(status.saes)}, {corpus}")
+
+
+def _counted_saes(saes: Sequence[SaeStatus]) -> str:
+    n_bases = sum(is_neuron_basis(sae.sae_id) for sae in saes)
+    n_saes = len(saes) - n_bases
+    counted = [f"{n_saes} SAE{'s' if n_saes != 1 else ''}"] if n_saes or not n_bases else []
+    counted += [f"neurons of {n_bases} layer{'s' if n_bases != 1 else ''}"] if n_bases else []
+    return ", ".join(counted)
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

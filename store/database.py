@@ -18,8 +18,9 @@ from typing import Any
 
 import duckdb
 
-from .errors import NewerDatabase, StoreError
+from .errors import NewerDatabase, StoreError, UserMistake
 from .schema import MIGRATIONS, SCHEMA_VERSION
+from .unit_names import unit_name, unit_number
 
 PUBLISHED = "scopenote.duckdb"
 WORK = "work.duckdb"
@@ -51,11 +52,26 @@ class Store:
             """
         )
 
-    def contexts(self, sae: str, feature: int) -> duckdb.DuckDBPyRelation:
+    def contexts(self, sae: str, feature: int | str) -> duckdb.DuckDBPyRelation:
         """One feature's kept windows with their tokens as text.
 
         `tokens` and `prefix` are lists of strings; `positions` points into `tokens`, from 0.
+
+        Args:
+            sae: its id.
+            feature: its number, or what people call it, as `1393+` in a neuron basis.
+
+        Raises:
+            UserMistake: this SAE's features are not called so.
         """
+        number = unit_number(sae, feature) if isinstance(feature, str) else feature
+        if number is None:
+            raise UserMistake(
+                "This is not a feature's name.",
+                where=sae,
+                found=str(feature),
+                expected=f"such as {unit_name(sae, 2)}",
+            )
         return self.connection.sql(
             """
             WITH kept AS (
@@ -80,7 +96,7 @@ class Store:
             FROM kept k, texts
             ORDER BY k.split, k.kind DESC, k.rank
             """,
-            params={"sae": sae, "feature": feature},
+            params={"sae": sae, "feature": number},
         )
 
     def search(self, text: str) -> duckdb.DuckDBPyRelation:

@@ -16,6 +16,7 @@ import duckdb
 from .database import REVISION, now, set_meta, transaction
 from .parts import Part, list_parts
 from .records import content_hash
+from .unit_names import is_neuron_basis
 
 EffectKind = Literal["logits", "cosine"]
 # Features in one part: a few minutes of work on a GPU for the widest SAEs.
@@ -56,6 +57,8 @@ def missing_effects(
     every = [
         MissingEffects(kind, sae_id, weights, range(at, min(at + _FEATURES_PER_PART, width)))
         for sae_id, weights, width in saes
+        # Coordinates are at right angles to each other: none is near another.
+        if not (kind == "cosine" and is_neuron_basis(sae_id))
         for at in range(0, width, _FEATURES_PER_PART)
     ]
     return [each for each in every if each.part_id not in absorbed]

@@ -16,6 +16,7 @@ from .errors import UserMistake
 from .near_features import ShownNeighbour, read_neighbours, read_rows
 from .records import ContextKind, FeatureId
 from .splits import Split
+from .unit_names import is_neuron_basis, unit_name, unit_number
 
 if TYPE_CHECKING:
     import duckdb
@@ -138,6 +139,8 @@ class FeaturePage:
 def find_feature(connection: duckdb.DuckDBPyConnection, written: str) -> FeatureId:
     """The feature that a person means by `model/source/index`, `source/index` or `index`.
 
+    The index of a neuron is written with its sign, `1393+`.
+
     Raises:
         UserMistake: if it is none, or one of several; with the ids there are.
     """
@@ -151,41 +154,60 @@ def find_feature(connection: duckdb.DuckDBPyConnection, written: str) -> Feature
     widths: dict[str, int] = dict(rows)
     if not widths:
         raise UserMistake("No features have been collected yet.", found="an empty database")
-    ranges = ", ".join(f"{sae_id}/0 to {width - 1}" for sae_id, width in widths.items())
+    allowed = f"model/source/index: {', '.join(map(_range, widths, widths.values()))}"
     source, _, index = written.strip().strip("/").rpartition("/")
-    matches = [sae_id for sae_id in widths if not source or f"/{sae_id}".endswith(f"/{source}")]
-    if not index.isascii() or not index.isdigit():
-        raise UserMistake(
-            "This is not a feature's id.",
-            found=written,
-            expected=f"model/source/index: {ranges}",
-            mend=f"for example `{next(iter(widths))}/0`",
-        )
-    if len(matches) > 1:
-        listed = " or ".join(f"`{sae_id}/{index}`" for sae_id in matches)
-        raise UserMistake(
-            "Several SAEs have such a feature.",
-            found=written,
-            expected=f"model/source/index: {ranges}",
-            mend=f"write {listed}",
-        )
-    if not matches:
-        near = get_close_matches(source, widths, n=1, cutoff=0) or list(widths)
+    of_source = [sae_id for sae_id in widths if not source or f"/{sae_id}".endswith(f"/{source}")]
+    if not of_source:
+        near = (get_close_matches(source, widths, n=1, cutoff=0) or list(widths))[0]
+        last = widths[near] - 1
         raise UserMistake(
             "There is no such SAE in this run.",
             found=source,
-            expected=f"model/source/index: {ranges}",
-            mend=f"the nearest is `{near[0]}/{min(int(index), widths[near[0]] - 1)}`",
+            expected=allowed,
+            mend=f"the nearest is `{FeatureId(near, min(unit_number(near, index) or 0, last))}`",
         )
-    (sae_id,) = matches
-    if int(index) >= widths[sae_id]:
+    numbers = {sae_id: unit_number(sae_id, index) for sae_id in of_source}
+    matches = [FeatureId(sae_id, n) for sae_id, n in numbers.items() if n is not None]
+    if not matches:
+        raise _no_feature_id(written, index, of_source, allowed)
+    if len(matches) > 1:
+        raise UserMistake(
+            "Several SAEs have such a feature.",
+            found=written,
+            expected=allowed,
+            mend="write " + " or ".join(f"`{match}`" for match in matches),
+        )
+    (found,) = matches
+    last = widths[found.sae_id] - 1
+    if found.feature > last:
         raise UserMistake(
             "The SAE has no feature of this number.",
             found=written,
-            expected=f"{sae_id}/0 to {widths[sae_id] - 1}",
-            mend=f"the nearest is `{sae_id}/{widths[sae_id] - 1}`",
+            expected=_range(found.sae_id, last + 1),
+            mend=f"the nearest is `{FeatureId(found.sae_id, last)}`",
         )
-    return FeatureId(sae_id, int(index))
+    return found
+
+
+def _range(sae_id: str, width: int) -> str:
+    return f"{FeatureId(sae_id, 0)} to {unit_name(sae_id, width - 1)}"
+
+
+def _no_feature_id(written: str, index: str, of_source: list[str], allowed: str) -> UserMistake:
+    bases = list(filter(is_neuron_basis, of_source))
+    if bases and index.isascii() and index.isdigit():
+        return UserMistake(
+            "A neuron is two units, one where it is positive and one where it is negative.",
+            found=written,
+            expected=allowed,
+            mend=f"write `{bases[0]}/{index}+` or `{bases[0]}/{index}-`",
+        )
+    return UserMistake(
+        "This is not a feature's id.",
+        found=written,
+        expected=allowed,
+        mend=f"for example `{FeatureId(of_source[0], 0)}`",
+    )
 
 
 def read_feature_page(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .records import FeatureId
+from .unit_names import unit_name
 
 if TYPE_CHECKING:
     import duckdb
@@ -17,6 +18,7 @@ class ShownNeighbour:
 
     Attributes:
         kind: `cosine` of the decoder rows, or `cofiring` by the phi coefficient.
+        name: what people call it.
         n_together: tokens of the background in which both fire; None for cosine.
         label: the text of its label in force, if there is one.
     """
@@ -24,6 +26,7 @@ class ShownNeighbour:
     kind: str
     rank: int
     feature: int
+    name: str
     value: float
     n_together: int | None
     label: str | None
@@ -51,6 +54,7 @@ def read_neighbours(
             kind=row["kind"],
             rank=row["rank"],
             feature=row["neighbour"],
+            name=unit_name(feature_id.sae_id, row["neighbour"]),
             value=row["value"],
             n_together=row.get("n_together"),
             label=labels.get(row["neighbour"]),

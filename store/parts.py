@@ -34,7 +34,7 @@ class Part:
 
     Attributes:
         part_id: its name, unique by content.
-        stage: `collect`, `merged`, `explain` or `score`.
+        stage: `collect`, `merged`, `neurons`, `explain`, `score` or an effect's kind.
         folder: where its files are.
         manifest: what the writer said of it; `identity` decides what it may be combined with.
     """

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
 
 from .splits import Split
+from .unit_names import unit_name
 
 ContextKind = Literal["top", "sample"]
 LabelSource = Literal["auto", "human", "imported"]
@@ -27,13 +28,16 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True, order=True)
 class FeatureId:
-    """A feature, written `{model}/{source}/{index}` as Neuronpedia does."""
+    """A feature, written `{model}/{source}/{index}` as Neuronpedia does.
+
+    In a neuron basis the index is written `1393+` or `1393-`, as `unit_names.py` says.
+    """
 
     sae_id: str
     feature: int
 
     def __str__(self) -> str:
-        return f"{self.sae_id}/{self.feature}"
+        return f"{self.sae_id}/{unit_name(self.sae_id, self.feature)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .records import FeatureId
 from .splits import SPLITS
 
 if TYPE_CHECKING:
@@ -164,13 +165,15 @@ def read_extremes(connection: duckdb.DuckDBPyConnection, n: int = 5) -> ExtremeL
     def ranked(direction: str, limit: int) -> tuple[RankedLabel, ...]:
         rows = connection.execute(
             f"""
-            SELECT sae_id || '/' || feature, text, score, ci_low, ci_high
+            SELECT sae_id, feature, text, score, ci_low, ci_high
             FROM current_labels WHERE score IS NOT NULL AND text IS NOT NULL
             ORDER BY score {direction}, sae_id, feature LIMIT $1
             """,
             [limit],
         ).fetchall()
-        return tuple(RankedLabel(*row) for row in rows)
+        return tuple(
+            RankedLabel(str(FeatureId(sae_id, feature)), *rest) for sae_id, feature, *rest in rows
+        )
 
     best = ranked("DESC", n)
     named = {label.feature for label in best}

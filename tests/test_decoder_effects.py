@@ -224,6 +224,17 @@ def test_parts_come_from_the_saes_own_decoder(
     assert [value for (value,) in read_all(folder, query)] == pytest.approx(expected, abs=1e-6)
 
 
+def test_coordinates_have_output_tokens_and_no_neighbours_by_direction(folder: RunFolder) -> None:
+    with open_work(folder.path) as work:
+        for sae_id in ("m/1-mlp-neurons", "m/1-res-6"):
+            work.execute(
+                "INSERT INTO saes (sae_id, content_hash, width) VALUES (?, 'h', 3)", [sae_id]
+            )
+        assert [each.sae_id for each in missing_effects(work, "cosine")] == ["m/1-res-6"]
+        both = [each.sae_id for each in missing_effects(work, "logits")]
+    assert both == ["m/1-mlp-neurons", "m/1-res-6"]
+
+
 def test_an_sae_whose_file_has_changed_is_refused(job: CollectJob, folder: RunFolder) -> None:
     collect_and_absorb(job, folder, slice(None))
     other = make_job(4, (4, 3), SHAPE, SIZES)

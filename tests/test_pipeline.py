@@ -317,3 +317,44 @@ def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
     again = run("collect", folder, "--shard", "2/3")
     assert again.returncode == 0, again.stderr
     assert "nothing to do" in again.stderr
+
+
+@pytest.mark.slow
+def test_neurons_come_out_the_same_killed_or_sharded(config: Path, tmp_path: Path) -> None:
+    neurons = config.with_name("neurons.toml")
+    paths = next(line for line in config.read_text().splitlines() if "paths" in line)
+    neurons.write_text(config.read_text().replace(paths, 'paths = ["1-mlp-neurons"]'))
+    folders = [tmp_path / name for name in ("alone", "killed", "sharded")]
+    alone, killed, sharded = folders
+    # The first is killed while it takes percentiles, the second while it collects.
+    for seconds in (0.5, 8):
+        process = subprocess.Popen(command("run", neurons, "--out", killed), stderr=subprocess.PIPE)
+        _wait_for_work(killed, process)
+        time.sleep(seconds)
+        process.kill()
+        process.communicate()
+    shards = [
+        subprocess.Popen(
+            command("collect", sharded, "--config", neurons, "--shard", f"{n}/3"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in (1, 2, 3)
+    ]
+    for shard in shards:
+        _, said = shard.communicate(timeout=300)
+        assert shard.returncode == 0, said
+    for folder in folders:
+        finished = run("run", neurons, "--out", folder)
+        assert finished.returncode == 0, finished.stderr
+        assert len(list((folder / "parts").glob("neurons-*"))) == 1
+    assert tables(alone)["labels"][0] == 256
+    assert tables(killed) == tables(alone)
+    assert tables(sharded) == tables(alone)
+    with scopenote.open(alone) as store:
+        n_scored, fvu = store.sql(
+            "SELECT count(score), any_value(fvu) FROM current_labels JOIN saes USING (sae_id)"
+        ).fetchall()[0]
+    assert n_scored > 200
+    # Neurons are no reconstruction, and need not be one.
+    assert fvu > 1

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scopenote.extract.gemma_scope_index import check_published, resolve_short_name
+from scopenote.extract.sae_sources import locate_sae
 from scopenote.flows import cli
 from scopenote.flows.config import load_config
 from scopenote.store.errors import ConfigurationError
@@ -79,7 +80,9 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
     config = load_config(file)
     assert config.model.name == "google/gemma-2-2b"
     assert config.corpus.path == str(tmp_path / "texts")
-    for entry in config.saes.paths:
+    *saes, neurons = config.saes.paths
+    assert locate_sae(neurons.path, "gemma-2-2b").sae_id == "gemma-2-2b/20-mlp-neurons"
+    for entry in saes:
         path = resolve_short_name(entry.path) or entry.path
         owner, name, inside = path.split("/", 2)
         check_published(f"{owner}/{name}", inside)

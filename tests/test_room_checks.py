@@ -163,6 +163,45 @@ def test_an_sae_must_fit_the_model(tmp_path: Path, model: str) -> None:
     assert found(findings, "background tiny/" + tmp_path.name).verdict is Verdict.NOT_AT_HAND
 
 
+def test_neurons_need_no_file_and_are_counted_like_an_sae(
+    tmp_path: Path, model: str, sae: str
+) -> None:
+    findings = check_room(tiny_config(model, sae, "2-mlp-neurons"), tmp_path, PLENTY)
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    said = [finding.found for finding in findings if finding.name == "SAE"]
+    assert said[1] == "tiny/2-mlp-neurons: 32 features of 16 numbers, reads mlp of layer 2"
+    assert "3 of 3 layers" in found(findings, "weights").found
+    numbers = 2 * 32 * 16 + 2 * 32 + 16
+    assert f"{numbers:,} numbers" in found(findings, "SAE tiny/2-mlp-neurons").found
+    # A hundredth of 32 units at most.
+    assert "× 0.32 features a token" in found(findings, "background tiny/2-mlp-neurons").found
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("3-mlp-neurons", "the model has 3 layers"),
+        ("gemma-2-2b/1-mlp-neurons", "model gemma-2-2b, site mlp, layer 1"),
+        ("1-mlp-neuron", "no SAE there"),
+    ],
+)
+def test_neurons_that_there_are_not_fail(tmp_path: Path, model: str, path: str, said: str) -> None:
+    finding = found(check_room(tiny_config(model, path), tmp_path, PLENTY), "SAE")
+    assert finding.verdict is Verdict.FAIL
+    assert said in finding.found
+    assert "1-mlp-neurons" in (finding.mend or "") or path == "3-mlp-neurons"
+
+
+def test_neurons_of_a_model_that_is_not_at_hand_are_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = tiny_config("google/gemma-2-2b", "20-mlp-neurons")
+    finding = found(check_room(config, tmp_path, PLENTY), "SAE")
+    assert finding.verdict is Verdict.NOT_AT_HAND
+    assert finding.found.startswith("gemma-2-2b/20-mlp-neurons: as wide as the model")
+
+
 def test_a_damaged_sae_or_model_fails_and_the_rest_is_still_looked_at(
     tmp_path: Path, model: str, sae: str
 ) -> None:

@@ -75,9 +75,9 @@ def test_a_bare_number_is_refused_where_there_are_several(
         (f"{RES}/40", f"the nearest is `{RES}/39`"),
         ("toy-gemma-2/1-ress-1k/99", f"the nearest is `{RES}/39`"),
         ("es-1k/3", f"the nearest is `{RES}/3`"),
-        (f"{RES}/x", f"for example `{MLP}/0`"),
-        (f"{RES}/-1", f"for example `{MLP}/0`"),
-        (f"{RES}/²", f"for example `{MLP}/0`"),
+        (f"{RES}/x", f"for example `{RES}/0`"),
+        (f"{RES}/-1", f"for example `{RES}/0`"),
+        (f"{RES}/²", f"for example `{RES}/0`"),
         ("", f"for example `{MLP}/0`"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -59,6 +60,26 @@ def test_the_status_counts_text_features_labels_and_failures(
         ("score", 184_000),
     ]
     assert [run.status for run in status.runs] == ["done", "interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("renamed", "said"),
+    [
+        ({}, "toy-gemma-2, 2 SAEs, 612"),
+        ({MLP: "toy-gemma-2/1-mlp-neurons"}, "toy-gemma-2, 1 SAE, neurons of 1 layer, 612"),
+        (
+            {MLP: "toy-gemma-2/1-mlp-neurons", RES: "toy-gemma-2/0-mlp-neurons"},
+            "toy-gemma-2, neurons of 2 layers, 612",
+        ),
+    ],
+)
+def test_neurons_are_counted_apart_from_saes(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, renamed: dict[str, str], said: str
+) -> None:
+    status = read_status(connection, tmp_path)
+    saes = tuple(replace(sae, sae_id=renamed.get(sae.sae_id, sae.sae_id)) for sae in status.saes)
+    page = rendered(render_status(replace(status, saes=saes), FOLDER))
+    assert said in page.splitlines()[0]
 
 
 def test_scores_are_summed_up_as_a_plain_count_would(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -162,6 +163,37 @@ def test_occurrences_are_ordered_as_the_text_is(texts: list[str], shape: WindowS
         occurrence >> 24
         == np.concatenate([3 * 256 + first.window_document, 4 * 256 + second.window_document])
     ).all()
+
+
+@given(TEXTS, SHAPES, st.integers(1, 120))
+def test_the_beginning_of_a_chunk_is_its_first_sequences_with_their_windows(
+    texts: list[str], shape: WindowShape, n_tokens: int
+) -> None:
+    chunk = tokenize(texts, shape)
+    if not chunk.n_tokens:
+        return
+    begin = chunk.begin(n_tokens)
+    lengths = chunk.sequence_length.tolist()
+    fewest = next((n for n in range(1, len(lengths)) if sum(lengths[:n]) >= n_tokens), len(lengths))
+    assert begin.sequence_length.tolist() == lengths[:fewest]
+    assert begin.tokens.tolist() == chunk.tokens[: sum(lengths[:fewest])].tolist()
+    n_windows = sum(sequence < fewest for sequence in chunk.window_sequence)
+    for field in dataclasses.fields(TokenizedChunk):
+        whole, cut = getattr(chunk, field.name), getattr(begin, field.name)
+        if field.name.startswith("window_") or field.name in (
+            "token_hash",
+            "occurrence",
+            "prefix_length",
+        ):
+            assert cut.tolist() == whole[:n_windows].tolist(), field.name
+        elif not isinstance(whole, np.ndarray):
+            assert cut == whole
+    recorded = [
+        token
+        for batch in batch_sequences(begin, BOS, PAD, frozenset(), 50)
+        for token in batch.input_ids.reshape(-1)[batch.flat_positions].tolist()
+    ]
+    assert sorted(recorded) == sorted(begin.tokens.tolist())
 
 
 def test_documents_without_tokens_are_harmless() -> None:
