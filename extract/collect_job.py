@@ -207,14 +207,30 @@ class CollectJob:
                     )
                 )
             else:
-                _require_same(chunk, known)
+                require_same_chunk(chunk, known)
                 waiting.append(known)
             if len(waiting) > _READ_AHEAD:
                 yield waiting.popleft()
         yield from waiting
 
 
-def _require_same(chunk: Chunk, known: CollectedChunk) -> None:
+def changed_sae(found: Iterable[Sae], sae_id: str, weights: str) -> SaeError:
+    """The error where none of these SAEs is the one that a run was collected with."""
+    return SaeError(
+        "An SAE is no longer the one that this run folder was collected with.",
+        where="[saes] paths",
+        found=", ".join(f"{sae.sae_id} ({sae.content_hash})" for sae in found) or "none",
+        expected=f"{sae_id} ({weights})",
+        mend="restore its file, or collect into another folder with --out",
+    )
+
+
+def require_same_chunk(chunk: Chunk, known: CollectedChunk) -> None:
+    """Makes sure that a chunk is still what was collected.
+
+    Raises:
+        CorpusError: it is not.
+    """
     if chunk.chunk_id == known.chunk_id:
         return
     raise CorpusError(

@@ -1,13 +1,12 @@
 """The full model and what can be done to it: probabilities, logit lens, changes at a site.
 
 This is the arithmetic behind `scopenote doctor --golden`, which compares it with published
-numbers. Here alone the model is loaded whole, with its vocabulary head.
+numbers. How a site is changed is the business of `splicing.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,7 @@ from ..store.errors import ModelError
 from .models import quiet_loading
 from .saes import Sae
 from .sites import Site, SiteReader
-
-Change = Callable[[Float[torch.Tensor, "B S D"]], Float[torch.Tensor, "B S D"]]
-"""Gives what is to stand in place of a site's vectors."""
+from .splicing import Change, changed_site
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,48 +123,6 @@ def steer(direction: Float[torch.Tensor, " D"], strength: float) -> Change:
     return lambda x: x + strength * direction.to(x)
 
 
-def splice(sae: Sae) -> Change:
-    """Puts the SAE's reconstruction in place of what it reads, at every position."""
-
-    def change(x: Float[torch.Tensor, "B S D"]) -> Float[torch.Tensor, "B S D"]:
-        tokens = x.reshape(-1, x.shape[-1])
-        return sae.decode(sae.encode(tokens)).reshape(x.shape).to(x)
-
-    return change
-
-
-@contextmanager
-def changed_site(network: Any, site: Site, change: Change) -> Iterator[None]:
-    """Within the block every forward pass goes on with what `change` makes of the site.
-
-    Args:
-        network: a `Gemma2ForCausalLM`.
-        site: where.
-        change: of the site's vectors.
-    """
-    layer = network.model.layers[site.layer]
-
-    def change_output(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        return change(output)
-
-    def change_input(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (change(inputs[0]),)
-
-    match site.kind:
-        case "res":
-            handle = layer.register_forward_hook(change_output)
-        case "mlp":
-            handle = layer.post_feedforward_layernorm.register_forward_hook(change_output)
-        case "att":
-            handle = layer.self_attn.o_proj.register_forward_pre_hook(change_input)
-        case _:
-            raise ValueError(f"nothing is changed at {site}: the model does not go on from there")
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 # --- what comes of it ---------------------------------------------------------------------
 
 
@@ -188,7 +143,7 @@ def next_token_probabilities(
     changed = (
         nullcontext()
         if site is None or change is None
-        else changed_site(model.network, site, change)
+        else changed_site(model.network.model, site, change)
     )
     with torch.inference_mode(), changed:
         output = model.network(input_ids=input_ids, use_cache=False, logits_to_keep=1)

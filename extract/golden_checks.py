@@ -19,20 +19,19 @@ from jaxtyping import Float
 from transformers import Gemma2Config
 
 from .golden import (
-    Change,
     FullModel,
     clamp,
     lens_probabilities,
     measure_text_fidelity,
     next_token_probabilities,
     read_site,
-    splice,
     steer,
 )
 from .local_files import find_local_sae, read_sae_shapes
 from .sae_sources import locate_sae
 from .saes import Sae, load_sae
 from .sites import Site, SiteKind
+from .splicing import Change, splice
 
 Number = float | list[int]
 """A measured or published number; the shape of an array is a list."""

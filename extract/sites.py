@@ -6,7 +6,7 @@ one still encodes without complaint, so every site is tested against a plain re-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from jaxtyping import Float, Int
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 SiteKind = Literal["res", "mlp", "att", "transcoder", "mlp_in", "embedding"]
 SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
@@ -65,6 +66,65 @@ def site_width(site: Site, config: Any) -> int:
     if site.kind == "att":
         return int(config.num_attention_heads * config.head_dim)
     return int(config.hidden_size)
+
+
+def hook_site(
+    model: nn.Module, site: Site, act: Callable[[torch.Tensor], torch.Tensor | None]
+) -> RemovableHandle:
+    """Has `act` called with the site's vectors in every forward pass, till the handle is removed.
+
+    The pass goes on with what `act` gives in their place, or where it gives None with the
+    vectors as they are.
+
+    Args:
+        model: the base model (`Gemma2Model` or `Gemma3TextModel`).
+        site: where.
+        act: takes and gives vectors as the site has them; those of the embedding before they
+            are scaled.
+
+    Raises:
+        ValueError: in the pass, if `act` changes what a transcoder of Gemma Scope reads: no
+            tensor of the model is that.
+    """
+
+    def on_output(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+        return act(output)
+
+    def on_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
+        return act(inputs[0])
+
+    def on_normed_input(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        x = inputs[0].float()
+        mean_square = x.square().mean(-1, keepdim=True)
+        if act(x * torch.rsqrt(mean_square + cast(Any, norm).eps)) is not None:
+            raise ValueError(f"nothing is changed at {site}: the model does not go on from there")
+
+    def on_rows(
+        embedding: nn.Module, inputs: tuple[torch.Tensor, ...], _output: torch.Tensor
+    ) -> torch.Tensor | None:
+        weight = cast(Any, embedding).weight
+        rows = act(nn.functional.embedding(inputs[0], weight))
+        # As the module itself scales them.
+        return None if rows is None else rows * cast(Any, embedding).embed_scale.to(weight.dtype)
+
+    if site.kind == "embedding":
+        return cast(nn.Module, cast(Any, model).embed_tokens).register_forward_hook(on_rows)
+    layer: nn.Module = cast(Any, model).layers[site.layer]
+    match site.kind:
+        case "res":
+            return layer.register_forward_hook(on_output)
+        case "mlp":
+            norm = layer.get_submodule("post_feedforward_layernorm")
+            return norm.register_forward_hook(on_output)
+        case "att":
+            o_proj = layer.get_submodule("self_attn.o_proj")
+            return o_proj.register_forward_pre_hook(on_input)
+        case "transcoder":
+            norm = layer.get_submodule("pre_feedforward_layernorm")
+            return norm.register_forward_pre_hook(on_normed_input)
+        case "mlp_in":
+            norm = layer.get_submodule("pre_feedforward_layernorm")
+            return norm.register_forward_hook(on_output)
 
 
 class _AllSeenError(Exception):
@@ -127,39 +187,10 @@ class SiteReader:
     def _hook(self, sites: Iterable[Site]) -> None:
         with self._lock:
             for site in set(sites) - self._hooked:
-                self._add_hook(site)
+                # The embedding's rows are looked up without a pass.
+                if site.kind != "embedding":
+                    hook_site(self._model, site, partial(self._keep, site))
                 self._hooked.add(site)
-
-    def _add_hook(self, site: Site) -> None:
-        if site.kind == "embedding":
-            return
-        layer: nn.Module = cast(Any, self._model).layers[site.layer]
-
-        def keep_output(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            self._keep(site, output)
-
-        def keep_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            self._keep(site, inputs[0])
-
-        def keep_normed_input(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            x = inputs[0].float()
-            mean_square = x.square().mean(-1, keepdim=True)
-            self._keep(site, x * torch.rsqrt(mean_square + cast(Any, norm).eps))
-
-        match site.kind:
-            case "res":
-                layer.register_forward_hook(keep_output)
-            case "mlp":
-                norm = layer.get_submodule("post_feedforward_layernorm")
-                norm.register_forward_hook(keep_output)
-            case "att":
-                layer.get_submodule("self_attn.o_proj").register_forward_pre_hook(keep_input)
-            case "transcoder":
-                norm = layer.get_submodule("pre_feedforward_layernorm")
-                norm.register_forward_pre_hook(keep_normed_input)
-            case "mlp_in":
-                norm = layer.get_submodule("pre_feedforward_layernorm")
-                norm.register_forward_hook(keep_output)
 
     def _keep(self, site: Site, tensor: torch.Tensor) -> None:
         # In passes that were not begun by `read` nobody asks.

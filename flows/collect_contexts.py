@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -14,12 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from ..extract.collect_job import CollectedChunk, CollectJob
 from ..extract.collector import CollectedPart
-from ..extract.corpus import (
-    Document,
-    RowCounts,
-    check_bad_share,
-    corpus_source_state,
-)
+from ..extract.corpus import Document, RowCounts, check_bad_share, corpus_source_state
 from ..extract.models import load_token_pieces
 from ..extract.shards import Shard
 from ..extract.windows import TokenizedChunk, cut_chunks
@@ -32,6 +28,7 @@ from .batches import as_is
 from .collect_setup import corpus_documents, corpus_source, load_collect_job, sae_sources
 from .config import Config
 from .describe_features import describe_features
+from .measure_losses import measure_losses
 from .progress import Progress, Stage
 from .recorded_runs import recorded_run
 from .reports import StageReport
@@ -65,7 +62,10 @@ def collect_contexts(
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
         described = describe_features(config, folder, progress, load_job)
-        if described.has_changed or before.complete_state != state:
+        load_job.cache_clear()
+        gc.collect()  # model and hooks refer to each other; the next one is larger
+        losses = measure_losses(config, folder, saes, progress)
+        if described.has_changed or losses.has_changed or before.complete_state != state:
             with open_work(folder.path) as work:
                 mark_complete(work, state)
                 publish(work, folder.path)
@@ -76,7 +76,7 @@ def collect_contexts(
                 done=_read(folder).n_tokens - before.n_tokens,
                 already_done=before.n_tokens,
                 seconds=time.monotonic() - started,
-                notes=_notes(counts) + described.notes,
+                notes=_notes(counts) + described.notes + losses.notes,
             )
         )
         return run.stages[-1]

@@ -64,6 +64,16 @@ def corpus_documents(
     return read_documents(source, counts, render)
 
 
+def window_shape(config: Config) -> WindowShape:
+    """How documents are cut."""
+    return WindowShape(
+        window_tokens=config.collect.window_tokens,
+        prefix_tokens=config.collect.prefix_tokens,
+        sequence_tokens=config.collect.sequence_tokens,
+        seed=config.collect.seed,
+    )
+
+
 def sae_sources(config: Config) -> list[SaeSource]:
     """The SAEs and neuron bases that the configuration names; the toy's SAEs where none.
 
@@ -129,30 +139,22 @@ def load_collect_job(
         config.model.dtype,
     )
     sizes = sketch_sizes(config)
-    shape = WindowShape(
-        window_tokens=config.collect.window_tokens,
-        prefix_tokens=config.collect.prefix_tokens,
-        sequence_tokens=config.collect.sequence_tokens,
-        seed=config.collect.seed,
-    )
-    if any(source.is_neuron_basis for source in sources):
-        sources = _with_thresholds(config, sources, model, shape, folder, progress)
+    sources = with_thresholds(config, sources, model, folder, progress)
     saes, passes = _load_saes(config, sources, model, sizes)
     return CollectJob(
         model=model,
         saes=saes,
-        shape=shape,
+        shape=window_shape(config),
         sizes=sizes,
         max_batch_tokens=config.model.max_batch_tokens,
         passes=passes,
     )
 
 
-def _with_thresholds(
+def with_thresholds(
     config: Config,
     sources: list[SaeSource],
     model: SubjectModel,
-    shape: WindowShape,
     folder: RunFolder,
     progress: Progress,
 ) -> list[SaeSource]:
@@ -161,6 +163,9 @@ def _with_thresholds(
     What the run's parts lack is worked out. Of several processes that do so at once the first
     to finish is believed by all, as of any part.
     """
+    if not any(source.is_neuron_basis for source in sources):
+        return sources
+    shape = window_shape(config)
     # Rows that cannot be used are judged when all are read.
     documents = corpus_documents(corpus_source(config), RowCounts(), model)
     chunks = (

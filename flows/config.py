@@ -200,6 +200,11 @@ class CollectSection(Section):
         default=True,
         description="the nearest features, by cosine of the decoder and by firing together",
     )
+    loss_increase: bool = Field(
+        default=False,
+        description="what the SAEs' reconstructions cost the model in next-token loss; loads all "
+        "its layers",
+    )
     explain: KeptInExplain = KeptInExplain()
     select: KeptInSelect = KeptInSelect()
     score: KeptInScore = KeptInScore()
@@ -321,11 +326,13 @@ def load_config(path: Path | str) -> Config:
 def differing_keys(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """The dotted keys in which two configurations differ, with both values.
 
-    How much memory may be taken changes no result and differs between machines.
+    How much memory may be taken changes no result and differs between machines; losses may be
+    asked for later.
     """
     ours, theirs = (dict(_flatten(config.model_dump(mode="json"))) for config in (one, other))
     for values in (ours, theirs):
         values.pop("collect.memory_gib", None)
+        values.pop("collect.loss_increase", None)
     return {
         key: (ours.get(key), theirs.get(key))
         for key in [*ours, *(set(theirs) - set(ours))]

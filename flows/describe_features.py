@@ -1,4 +1,4 @@
-"""After collecting: what each feature does to the output, and which features are near it.
+"""After collecting: a feature's top tokens, its effect on the output, and what is near it.
 
 Part of the flow that collects. Whatever is there is not worked out again, and a run that was
 collected before there was such a step gets it when it is next collected.
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 
+import duckdb
 import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from ..extract.collect_job import CollectJob
+from ..extract.collect_job import CollectJob, changed_sae
 from ..extract.decoder_neighbours import nearest_by_cosine, neighbours_table
 from ..extract.logit_effects import (
     effects_table,
@@ -27,25 +28,28 @@ from ..extract.logit_effects import (
 from ..extract.models import SubjectModel
 from ..extract.saes import Sae
 from ..extract.strongest import blocks_of
+from ..label.top_tokens import top_tokens_table
 from ..store.cofiring import add_cofiring, missing_cofiring
+from ..store.contexts import BackgroundWindows, load_background, read_features
 from ..store.database import open_work
 from ..store.decoder_effects import EffectKind, MissingEffects, absorb_effects, missing_effects
-from ..store.errors import SaeError
 from ..store.parts import write_part
 from ..store.run_folder import RunFolder
+from ..store.strongest_tokens import missing_top_tokens, write_top_tokens
 from .batches import as_is
 from .config import Config
 from .progress import Progress, Stage, duration
 
-NO_UNEMBEDDING = (
-    "output tokens are unknown: the model keeps its unembedding in a head that is not loaded"
-)
-
-
+# Features whose contexts are in memory at once.
+_FEATURES_AT_ONCE = 256
 # Multiply-adds that any machine does in a minute or two.
 _WORTH_SAYING = 10**12
 # A slow machine takes some seconds for so many against the vocabulary of Gemma 2 2B.
 _FEATURES_BETWEEN_LINES = 256
+
+NO_UNEMBEDDING = (
+    "output tokens are unknown: the model keeps its unembedding in a head that is not loaded"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Described:
 def describe_features(
     config: Config, folder: RunFolder, progress: Progress, load_job: Callable[[], CollectJob]
 ) -> Described:
-    """Works out what is missing of output tokens and neighbours, and absorbs it.
+    """Works out what is missing of top tokens, output tokens and neighbours, and absorbs it.
 
     Args:
         config: of the run; `collect.logit_effects` and `collect.neighbours` say what is wanted.
@@ -75,7 +79,8 @@ def describe_features(
     Raises:
         SaeError: an SAE's file is no longer the one that the run was collected with.
     """
-    has_changed = _absorb(folder)  # what a run that died had finished
+    has_changed = _add_top_tokens(folder, progress)
+    has_changed |= _absorb(folder)  # what a run that died had finished
     kinds: list[EffectKind] = ["logits"] if config.collect.logit_effects else []
     kinds += ["cosine"] if config.collect.neighbours else []
     notes: tuple[str, ...] = ()
@@ -165,13 +170,7 @@ def _same_sae(job: CollectJob, sae_id: str, weights: str) -> Sae:
     for number, sae in enumerate(job.saes):
         if sae.sae_id == sae_id and sae.content_hash == weights:
             return job.with_weights(number)
-    raise SaeError(
-        "An SAE is no longer the one that this run folder was collected with.",
-        where="[saes] paths",
-        found=", ".join(f"{sae.sae_id} ({sae.content_hash})" for sae in job.saes),
-        expected=f"{sae_id} ({weights})",
-        mend="restore its file, or collect into another folder with --out",
-    )
+    raise changed_sae(job.saes, sae_id, weights)
 
 
 def _missing(folder: RunFolder, kinds: list[EffectKind]) -> list[MissingEffects]:
@@ -183,6 +182,33 @@ def _missing(folder: RunFolder, kinds: list[EffectKind]) -> list[MissingEffects]
 def _absorb(folder: RunFolder) -> bool:
     with open_work(folder.path) as work:
         return absorb_effects(work, folder.parts) > 0
+
+
+def _add_top_tokens(folder: RunFolder, progress: Progress) -> bool:
+    with open_work(folder.path) as work:
+        missing = missing_top_tokens(work)
+        if missing:
+            background = load_background(work, "explain")
+            with progress.stage("tokens", sum(missing.values()), "features") as stage:
+                for sae_id, width in missing.items():
+                    rows = _top_tokens(work, sae_id, width, background, stage)
+                    write_top_tokens(work, sae_id, rows)
+    return bool(missing)
+
+
+def _top_tokens(
+    work: duckdb.DuckDBPyConnection,
+    sae_id: str,
+    width: int,
+    background: BackgroundWindows,
+    stage: Stage,
+) -> pa.Table:
+    tables = []
+    for start in range(0, width, _FEATURES_AT_ONCE):
+        features = range(start, min(start + _FEATURES_AT_ONCE, width))
+        tables.append(top_tokens_table(read_features(work, sae_id, features, background)))
+        stage.advance(len(features))
+    return pa.concat_tables(tables)
 
 
 def _add_cofiring(folder: RunFolder, progress: Progress) -> bool:

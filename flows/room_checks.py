@@ -215,7 +215,8 @@ def _check_memory(
         yield _failure("device", error)
         return
     sizes = sketch_sizes(config)
-    if known.n_unknown:
+    # Losses are measured with the whole model.
+    if known.n_unknown or config.collect.loss_increase:
         n_layers = known.config.num_hidden_layers
     else:
         n_layers = 1 + max(sae.source.site.layer for sae in known.saes)

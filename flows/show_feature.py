@@ -17,7 +17,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ..store.feature_page import FeaturePage, ShownContext, ShownScore, ShownToken
+from ..store.feature_page import FeaturePage, ShownContext, ShownScore
 from ..store.near_features import ShownNeighbour
 from .visible_text import join_bytes, visible
 
@@ -112,12 +112,22 @@ def _facts(page: FeaturePage) -> Table:
         facts.add_row("density", Text("0% of tokens: never active in this text"))
     if any(page.histogram):
         facts.add_row("histogram", _histogram(page))
-    for name, tokens in (
-        ("raises", page.top_tokens_positive),
-        ("lowers", page.top_tokens_negative),
-    ):
-        if tokens:
-            facts.add_row(name, _TokenList(tokens))
+    strongest = [
+        _chip(token.text).append(f" {figure(token.mean)} ×{token.count:,}", style="dim")
+        for token in page.top_tokens
+    ]
+    raised, lowered = (
+        [
+            _chip(token.text).append(
+                "" if token.logit is None else f" {figure(token.logit)}", style="dim"
+            )
+            for token in tokens
+        ]
+        for tokens in (page.top_tokens_positive, page.top_tokens_negative)
+    )
+    for name, chips in (("strong at", strongest), ("raises", raised), ("lowers", lowered)):
+        if chips:
+            facts.add_row(name, _Chips(chips))
     return facts
 
 
@@ -134,11 +144,11 @@ def _histogram(page: FeaturePage) -> Text:
     return Text.assemble((f"{figure(edges[first])} ", "dim"), bars, (f" {figure(high)}", "dim"))
 
 
-class _TokenList:
-    """Output tokens with their logits; a line is broken between two, never within one."""
+class _Chips:
+    """Tokens with their figures; a line is broken between two, never within one."""
 
-    def __init__(self, tokens: Sequence[ShownToken]) -> None:
-        self.chips = [_chip(token) for token in tokens]
+    def __init__(self, chips: Sequence[Text]) -> None:
+        self.chips = chips
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         line = Text(overflow="fold")
@@ -153,13 +163,12 @@ class _TokenList:
         return Measurement(1, options.max_width)
 
 
-def _chip(token: ShownToken) -> Text:
-    """A token in quotes, because many begin with a space, and its logit."""
-    shown, n_spaces = visible(token.text), len(token.text)
-    if not token.text.strip(" "):
+def _chip(token: str) -> Text:
+    """A token in quotes, because many begin with a space."""
+    shown, n_spaces = visible(token), len(token)
+    if not token.strip(" "):
         shown = f"␣×{n_spaces}" if n_spaces > 3 else "␣" * n_spaces
-    text = Text.assemble(("“", "dim"), shown, ("”", "dim"), overflow="fold")
-    return text if token.logit is None else text.append(f" {figure(token.logit)}", style="dim")
+    return Text.assemble(("“", "dim"), shown, ("”", "dim"), overflow="fold")
 
 
 def _neighbours_table(neighbours: Sequence[ShownNeighbour]) -> Table:

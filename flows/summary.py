@@ -36,6 +36,7 @@ def render_status(status: RunStatus, folder: RunFolder) -> RenderableType:
     blocks: list[RenderableType] = [_heading(status, folder)]
     if status.saes:
         blocks += ["", _saes_table(status.saes)]
+    blocks += _losses_block(status.saes)
     blocks += _failures(status.saes)
     if any(sae.n_labelled for sae in status.saes):
         blocks += ["", *_scores_block(status.saes)]
@@ -57,6 +58,7 @@ def render_ending(
             blocks += ["", _labels_table(title, labels)]
     if any(sae.n_labelled for sae in status.saes):
         blocks += ["", *_scores_block(status.saes)]
+    blocks += _losses_block(status.saes)
     blocks += _failures(status.saes)
     blocks += ["", *_whereabouts(status, folder)]
     blocks += ["", *_next_steps(extremes, folder, program)]
@@ -126,6 +128,25 @@ def _saes_table(saes: Sequence[SaeStatus]) -> Table:
             "–" if sae.density is None else percentage(sae.density),
         )
     return table
+
+
+def _losses_block(saes: Sequence[SaeStatus]) -> list[RenderableType]:
+    """What the SAEs cost the model; nothing where it was not measured."""
+    measured = [(sae.sae_id, sae.loss) for sae in saes if sae.loss is not None]
+    if not measured:
+        return []
+    table = _table("SAE", "model>", "spliced in>", "zeroed>", "increase>", "recovered>")
+    for sae_id, loss in measured:
+        table.add_row(
+            Text(sae_id, style="cyan"),
+            figure(loss.own, 3),
+            figure(loss.spliced, 3),
+            figure(loss.zeroed, 3),
+            figure(loss.increase, 4),
+            "–" if loss.recovered is None else f"{figure(100 * loss.recovered, 1)}%",
+        )
+    what = f"  nats per token, over {measured[0][1].n_tokens:,} tokens of text"
+    return ["", Text.assemble(("Next-token loss", "bold"), (what, "dim")), table]
 
 
 def _failures(saes: Sequence[SaeStatus]) -> list[RenderableType]:

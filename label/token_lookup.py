@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Int64
 
 from ..store.records import FeatureContexts
 
@@ -26,10 +26,11 @@ SHRINKAGE_TOKENS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class TokenMean:
-    """A token and the activation expected at it."""
+    """A token, the activation expected at it, and how often it was seen."""
 
     token_id: int
     mean: float
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,13 @@ class TokenLookup:
     Attributes:
         token_ids: the tokens seen, ascending.
         means: the shrunken mean activation of each.
+        counts: how often each stands in the kept windows.
         global_mean: the mean activation of all tokens, expected at tokens never seen.
     """
 
     token_ids: Int32[np.ndarray, " V"]
     means: Float32[np.ndarray, " V"]
+    counts: Int64[np.ndarray, " V"]
     global_mean: float
 
     def predict(self, token_ids: Int32[np.ndarray, "W T"]) -> Float32[np.ndarray, "W T"]:
@@ -61,7 +64,10 @@ class TokenLookup:
         if 0 < n < len(rows):
             rows = np.flatnonzero(self.means >= -np.partition(-self.means, n - 1)[n - 1])
         best = rows[np.argsort(-self.means[rows], kind="stable")][:n]
-        return tuple(TokenMean(int(self.token_ids[row]), float(self.means[row])) for row in best)
+        return tuple(
+            TokenMean(int(self.token_ids[row]), float(self.means[row]), int(self.counts[row]))
+            for row in best
+        )
 
 
 def fit_token_lookup(contexts: FeatureContexts) -> TokenLookup:
@@ -75,7 +81,8 @@ def fit_token_lookup(contexts: FeatureContexts) -> TokenLookup:
     active, silent = contexts.active, contexts.silent
     ids = np.concatenate([active.windows.token_ids, silent.windows.token_ids])
     if not (ids >= 0).any():
-        return TokenLookup(np.empty(0, np.int32), np.empty(0, np.float32), 0.0)
+        nothing = np.empty(0, np.int64)
+        return TokenLookup(nothing.astype(np.int32), nothing.astype(np.float32), nothing, 0.0)
     counts = np.bincount(np.add(ids, 1, dtype=np.intp).ravel())[1:]
     token_ids = np.flatnonzero(counts)
     rows_of = np.empty(len(counts), dtype=np.intp)
@@ -105,4 +112,4 @@ def fit_token_lookup(contexts: FeatureContexts) -> TokenLookup:
     observations = weight**2 / weight_squared
     trust = observations / (observations + SHRINKAGE_TOKENS)
     means = global_mean + (activation / weight - global_mean) * trust
-    return TokenLookup(token_ids.astype(np.int32), means.astype(np.float32), global_mean)
+    return TokenLookup(token_ids.astype(np.int32), means.astype(np.float32), counts, global_mean)

@@ -26,8 +26,10 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64, Int32, Int64
 
-from .database import REVISION, get_meta, set_meta, transaction
+from .collected import mark_worked_out, saes_behind
+from .database import transaction
 
+_COFIRING = "cofiring"
 _ROWS_AT_ONCE = 1 << 18
 # Features are ranked in so many tasks, each with a count for every feature of the SAE.
 _TASKS = 256
@@ -60,9 +62,7 @@ class Cofiring(NamedTuple):
 
 def missing_cofiring(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The SAEs whose co-firing was not counted in the background as it is now."""
-    merged = get_meta(connection, "merged_part")
-    saes = connection.execute("SELECT sae_id FROM saes ORDER BY sae_id").fetchall()
-    return [sae_id for (sae_id,) in saes if get_meta(connection, _key(sae_id)) != merged]
+    return saes_behind(connection, _COFIRING)
 
 
 def add_cofiring(connection: duckdb.DuckDBPyConnection, sae_id: str, k: int = 10) -> None:
@@ -73,7 +73,6 @@ def add_cofiring(connection: duckdb.DuckDBPyConnection, sae_id: str, k: int = 10
     at every token, has none.
     """
     rows = cofiring_table(read_firings(connection, sae_id), k)
-    merged = get_meta(connection, "merged_part") or ""
     connection.register("cofiring_rows", rows)
     with transaction(connection):
         connection.execute(
@@ -86,14 +85,8 @@ def add_cofiring(connection: duckdb.DuckDBPyConnection, sae_id: str, k: int = 10
             """,
             [sae_id],
         )
-        set_meta(connection, _key(sae_id), merged)
-        set_meta(connection, REVISION, f"{_key(sae_id)} {merged}")
+        mark_worked_out(connection, _COFIRING, sae_id)
     connection.unregister("cofiring_rows")
-
-
-def _key(sae_id: str) -> str:
-    """The fact in `meta` that says which text an SAE's co-firing was counted in."""
-    return f"cofiring {sae_id}"
 
 
 def read_firings(connection: duckdb.DuckDBPyConnection, sae_id: str) -> Firings:

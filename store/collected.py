@@ -1,4 +1,4 @@
-"""What of the corpus is in the database."""
+"""What of the corpus is in the database, and what was worked out from it as it is now."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from .database import get_meta, set_meta
+from .database import REVISION, get_meta, set_meta
 
 _COMPLETE = "corpus_complete"
 
@@ -47,3 +47,17 @@ def read_collected(connection: duckdb.DuckDBPyConnection) -> Collected:
 def mark_complete(connection: duckdb.DuckDBPyConnection, state: str) -> None:
     """Records that the corpus in this state has been collected to its end."""
     set_meta(connection, _COMPLETE, state)
+
+
+def saes_behind(connection: duckdb.DuckDBPyConnection, what: str) -> list[str]:
+    """The SAEs of which this was not worked out from the text as it is now."""
+    merged = get_meta(connection, "merged_part")
+    saes = connection.execute("SELECT sae_id FROM saes ORDER BY sae_id").fetchall()
+    return [sae_id for (sae_id,) in saes if get_meta(connection, f"{what} {sae_id}") != merged]
+
+
+def mark_worked_out(connection: duckdb.DuckDBPyConnection, what: str, sae_id: str) -> None:
+    """Records that this was worked out, of this SAE, from the text as it is now."""
+    merged = get_meta(connection, "merged_part") or ""
+    set_meta(connection, f"{what} {sae_id}", merged)
+    set_meta(connection, REVISION, f"{what} {sae_id} {merged}")

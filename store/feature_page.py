@@ -96,6 +96,20 @@ class ShownToken:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownTopToken:
+    """A token at which the feature is strong, in split `explain`.
+
+    Attributes:
+        mean: its mean activation, pulled towards the mean of all tokens where it is rare.
+        count: how often it stands in the windows that were looked at.
+    """
+
+    text: str
+    mean: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class FeaturePage:
     """One feature with all that its page shows.
 
@@ -105,6 +119,7 @@ class FeaturePage:
         density: active tokens per token over all splits.
         mean_activation: over active tokens.
         histogram: active tokens by activation; `histogram_edges` has each bin's lower edge.
+        top_tokens: by falling mean activation.
         top_tokens_positive, top_tokens_negative: output tokens, the strongest first.
         neighbours: by kind and rank.
         n_contexts: how many contexts of this split and kind are kept; `contexts` may be fewer.
@@ -121,6 +136,7 @@ class FeaturePage:
     mean_activation: float | None
     histogram: tuple[int, ...]
     histogram_edges: tuple[float, ...] | None
+    top_tokens: tuple[ShownTopToken, ...]
     top_tokens_positive: tuple[ShownToken, ...]
     top_tokens_negative: tuple[ShownToken, ...]
     neighbours: tuple[ShownNeighbour, ...]
@@ -247,6 +263,7 @@ def read_feature_page(
         mean_activation=statistics["mean_activation"],
         histogram=tuple(statistics["histogram"] or ()),
         histogram_edges=_histogram_edges(connection),
+        top_tokens=_top_tokens(statistics),
         top_tokens_positive=_tokens(statistics, "positive"),
         top_tokens_negative=_tokens(statistics, "negative"),
         neighbours=read_neighbours(connection, feature_id),
@@ -255,6 +272,12 @@ def read_feature_page(
         n_contexts=kept[0] if kept else 0,
         contexts=_contexts(connection, of_feature, split, kind, n_contexts),
     )
+
+
+def _top_tokens(statistics: dict[str, Any]) -> tuple[ShownTopToken, ...]:
+    names = ("top_tokens", "top_token_means", "top_token_counts")
+    columns = [statistics.get(name) or [] for name in names]
+    return tuple(ShownTopToken(*each) for each in zip(*columns, strict=True))
 
 
 def _tokens(statistics: dict[str, Any], sign: str) -> tuple[ShownToken, ...]:

@@ -264,6 +264,27 @@ MIGRATIONS: tuple[Migration, ...] = (
         ALTER TABLE neighbours ADD COLUMN n_together BIGINT;
         """,
     ),
+    Migration(
+        "the tokens at which a feature is strongest",
+        """
+        -- Of split explain, by falling mean activation; empty where none stands out. What the
+        -- means and counts are of is said in label/top_tokens.py.
+        ALTER TABLE features ADD COLUMN top_tokens VARCHAR[];
+        ALTER TABLE features ADD COLUMN top_token_means FLOAT[];
+        ALTER TABLE features ADD COLUMN top_token_counts BIGINT[];
+        """,
+    ),
+    Migration(
+        "what an SAE's reconstruction costs the model",
+        """
+        -- Mean next-token losses in nats, where they were asked for: the model's own, with the
+        -- reconstruction in place of what the SAE reconstructs, and with zeros there.
+        ALTER TABLE saes ADD COLUMN loss DOUBLE;
+        ALTER TABLE saes ADD COLUMN loss_spliced DOUBLE;
+        ALTER TABLE saes ADD COLUMN loss_zeroed DOUBLE;
+        ALTER TABLE saes ADD COLUMN n_loss_tokens BIGINT;
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -5,11 +5,12 @@ Reads only, from a connection that someone else opened.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .near_features import read_rows
 from .records import FeatureId
 from .splits import SPLITS
 
@@ -60,12 +61,35 @@ class ScoreSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class LossStatus:
+    """The model's mean next-token loss in nats, and what becomes of it at an SAE's target.
+
+    Attributes:
+        own: as the model is.
+        spliced: with the SAE's reconstruction in place of its target.
+        zeroed: with zeros there.
+        increase: `spliced - own`.
+        recovered: the share of the loss that zeros cost which the reconstruction does not:
+            `(zeroed - spliced) / (zeroed - own)`; None where zeros cost nothing.
+        n_tokens: predictions that the losses are means of.
+    """
+
+    own: float
+    spliced: float
+    zeroed: float
+    increase: float
+    recovered: float | None
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class SaeStatus:
     """One SAE, its features, their labels and the labels' scores.
 
     Attributes:
         mean_l0: active features per token.
         fvu: fraction of variance unexplained.
+        loss: what its reconstruction costs the model; None where that was not measured.
         density: mean share of tokens on which a living feature is active.
         n_alive: features that were active at least once.
         n_labelled: features with a label in force.
@@ -79,6 +103,7 @@ class SaeStatus:
     width: int
     mean_l0: float | None
     fvu: float | None
+    loss: LossStatus | None
     density: float | None
     n_features: int
     n_alive: int
@@ -201,7 +226,9 @@ def _splits(connection: duckdb.DuckDBPyConnection) -> tuple[SplitStatus, ...]:
 
 
 def _saes(connection: duckdb.DuckDBPyConnection) -> tuple[SaeStatus, ...]:
-    rows = connection.execute(
+    # All columns, by name: a run of an older version lacks some.
+    rows = read_rows(
+        connection,
         """
         WITH counted AS (
             SELECT sae_id, count(*) AS n_features,
@@ -210,12 +237,13 @@ def _saes(connection: duckdb.DuckDBPyConnection) -> tuple[SaeStatus, ...]:
             FROM features GROUP BY sae_id
         ),
         labelled AS (SELECT sae_id, count(*) AS n FROM current_labels GROUP BY sae_id)
-        SELECT sae_id, s.model, s.site, s.layer, s.width, s.mean_l0, s.fvu, c.density,
-            coalesce(c.n_features, 0), coalesce(c.n_alive, 0), coalesce(l.n, 0)
+        SELECT s.*, c.density, coalesce(c.n_features, 0) AS n_features,
+            coalesce(c.n_alive, 0) AS n_alive, coalesce(l.n, 0) AS n_labelled
         FROM saes s LEFT JOIN counted c USING (sae_id) LEFT JOIN labelled l USING (sae_id)
         ORDER BY s.model, s.layer, s.sae_id
-        """
-    ).fetchall()
+        """,
+        [],
+    )
     failures = _counts_by_sae(
         connection,
         """
@@ -227,14 +255,30 @@ def _saes(connection: duckdb.DuckDBPyConnection) -> tuple[SaeStatus, ...]:
         """,
     )
     scores = _scores(connection)
-    columns = [field.name for field in fields(SaeStatus)][: len(rows[0])] if rows else []
+    columns = ("sae_id", "model", "site", "layer", "width", "mean_l0", "fvu", "density")
+    counts = ("n_features", "n_alive", "n_labelled")
     return tuple(
         SaeStatus(
-            **dict(zip(columns, row, strict=True)),
-            failures=failures.get(row[0], {}),
-            scores=scores.get(row[0], _NO_SCORES),
+            **{name: row[name] for name in (*columns, *counts)},
+            loss=_loss(row),
+            failures=failures.get(row["sae_id"], {}),
+            scores=scores.get(row["sae_id"], _NO_SCORES),
         )
         for row in rows
+    )
+
+
+def _loss(row: dict[str, Any]) -> LossStatus | None:
+    own, spliced, zeroed = (row.get(f"loss{which}") for which in ("", "_spliced", "_zeroed"))
+    if own is None or spliced is None or zeroed is None:
+        return None
+    return LossStatus(
+        own=own,
+        spliced=spliced,
+        zeroed=zeroed,
+        increase=spliced - own,
+        recovered=(zeroed - spliced) / (zeroed - own) if zeroed > own else None,
+        n_tokens=row["n_loss_tokens"],
     )
 
 

@@ -66,6 +66,8 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
         SELECT sae_id, feature, top_tokens_positive, top_tokens_negative, top_logits_positive,
                top_logits_negative
         FROM features WHERE top_tokens_positive IS NOT NULL;
+        CREATE OR REPLACE TEMP TABLE losses_before AS
+        SELECT sae_id, loss, loss_spliced, loss_zeroed, n_loss_tokens FROM saes;
         DELETE FROM neighbours WHERE kind = 'cofiring';
         """
     )
@@ -79,7 +81,8 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
     _insert_windows(connection, merged)
     for number in range(len(saes)):
         connection.execute(f"DROP TABLE kept_{number}")
-    connection.execute("DROP TABLE banned; DROP TABLE pool_windows; DROP TABLE effects_before")
+    connection.execute("DROP TABLE banned; DROP TABLE pool_windows")
+    connection.execute("DROP TABLE effects_before; DROP TABLE losses_before")
 
 
 _NO_CONTEXTS = """
@@ -238,7 +241,10 @@ def _insert_features(
     )
     connection.execute(
         f"""
-        INSERT INTO features
+        INSERT INTO features (
+            sae_id, feature, n_active, density, max_activation, mean_activation, histogram,
+            top_tokens_positive, top_tokens_negative, top_logits_positive, top_logits_negative
+        )
         WITH counted AS (
             SELECT feature, sum(n_active) AS n_active, sum(n_tokens) AS n_tokens,
                    sum(sum ORDER BY split) AS sum
@@ -257,7 +263,10 @@ def _insert_features(
     )
     connection.execute(
         f"""
-        INSERT INTO saes
+        INSERT INTO saes (
+            sae_id, model, site, layer, width, source, content_hash, mean_l0, fvu, n_tokens,
+            loss, loss_spliced, loss_zeroed, n_loss_tokens
+        )
         WITH fidelity AS (
             SELECT * FROM read_parquet('{merged.file("fidelity")}') WHERE sae = {number}
         ),
@@ -277,7 +286,8 @@ def _insert_features(
                (SELECT sum(n_active) FROM features WHERE sae_id = $sae)
                    / (SELECT sum(n_tokens) FROM read_parquet('{totals}')),
                (SELECT CASE WHEN v > 0 THEN ee / v END FROM variance),
-               (SELECT sum(n_tokens) FROM read_parquet('{totals}'))
+               (SELECT sum(n_tokens) FROM read_parquet('{totals}')), b.* EXCLUDE (sae_id)
+        FROM (SELECT $sae AS sae_id) LEFT JOIN losses_before b USING (sae_id)
         """,
         {
             "sae": sae["sae_id"],

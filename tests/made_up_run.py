@@ -46,8 +46,11 @@ def _fill(rows: Rows) -> None:
     insert(rows, "pieces", [("toy", i, text, None) for i, text in enumerate(PIECES)])
     insert(rows, "chunks", [(i, f"c{i}", 256, 5000, 306_017, "p") for i in range(2)])
     _add_windows(rows, draw)
-    for sae_id, site, fvu in ((RES, "res", 0.213), (MLP, "mlp", 0.187)):
-        row = (sae_id, "toy-gemma-2", site, 1, WIDTH, "toy", "h", 12.34, fvu, 612_034)
+    for sae_id, site, fvu, losses in (
+        (RES, "res", 0.213, (3.2104, 3.3354, 8.2104, 8191)),
+        (MLP, "mlp", 0.187, (None, None, None, None)),
+    ):
+        row = (sae_id, "toy-gemma-2", site, 1, WIDTH, "toy", "h", 12.34, fvu, 612_034, *losses)
         insert(rows, "saes", [row])
         for feature in range(WIDTH):
             _add_feature(rows, draw, sae_id, feature)
@@ -89,7 +92,8 @@ def _add_feature(rows: Rows, draw: random.Random, sae_id: str, feature: int) -> 
         "features",
         [(sae_id, feature, n_active, density, 23.4 if is_active else 0.0,
           4.2 if is_active else None, histogram, [" import", HOSTILE[0]], ["\n", " the"],
-          [0.51, 0.4], [-0.62, -0.3])],
+          [0.51, 0.4], [-0.62, -0.3], ["(", " def", HOSTILE[0]], [3.25, 1.5, 0.04],
+          [7, 1204, 1])],
     )  # fmt: skip
     for rank in range(1, 11):
         other = (feature + rank * rank) % WIDTH

@@ -187,8 +187,8 @@ def test_neither_is_worked_out_where_the_configuration_says_so(
 ) -> None:
     collect_and_absorb(job, folder, slice(None))
     config = config_with(logit_effects=False, neighbours=False)
-    described = describe_features(config, folder, quiet(), never)
-    assert not described.has_changed
+    describe_features(config, folder, quiet(), never)  # works out the top tokens
+    assert not describe_features(config, folder, quiet(), never).has_changed
     assert read_all(folder, "SELECT * FROM neighbours") == []
     assert {row[2] for row in read_all(folder, EFFECTS)} == {None}
 

@@ -29,9 +29,8 @@ def explain(texts: list[list[int]], activations: list[list[float]]) -> Label:
 
 def lookup_of(means: dict[int, float], global_mean: float = 0.1) -> TokenLookup:
     token_ids = np.array(sorted(means), np.int32)
-    return TokenLookup(
-        token_ids, np.array([means[i] for i in token_ids.tolist()], np.float32), global_mean
-    )
+    values = np.array([means[i] for i in token_ids.tolist()], np.float32)
+    return TokenLookup(token_ids, values, np.ones(len(token_ids), np.int64), global_mean)
 
 
 def test_a_label_lists_the_strongest_tokens() -> None:

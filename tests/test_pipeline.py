@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,31 @@ def test_every_feature_has_output_tokens_and_neighbours(undisturbed: Path) -> No
     assert n_firing / 2 < n_cofiring <= n_firing
 
 
+def test_every_feature_that_fires_has_the_tokens_that_its_label_lists(undisturbed: Path) -> None:
+    with scopenote.open(undisturbed) as store:
+        without = store.sql(
+            "SELECT count(*) FROM features SEMI JOIN current_labels USING (sae_id, feature) "
+            "WHERE len(top_tokens) = 0 OR top_tokens IS NULL"
+        ).fetchall()
+        ordered = store.sql(
+            "SELECT DISTINCT list_reverse_sort(top_token_means) = top_token_means, "
+            "len(top_tokens) = len(top_token_means) AND len(top_tokens) = len(top_token_counts) "
+            "FROM features"
+        ).fetchall()
+        # The label spells tokens as a reader sees them: without outer spaces.
+        first_of_label, first = zip(
+            *store.sql(
+                "SELECT text.split('”')[1][2:], trim(top_tokens[1]) FROM current_labels "
+                "JOIN features USING (sae_id, feature) WHERE regexp_matches(top_tokens[1], '\\w')"
+            ).fetchall(),
+            strict=True,
+        )
+    assert without == [(0,)]
+    assert ordered == [(True, True)]
+    assert first_of_label == first
+    assert len(first) > 500
+
+
 def test_the_bad_and_the_empty_row_are_counted_and_said(undisturbed: Path) -> None:
     said = (undisturbed / "stderr.txt").read_text()
     with scopenote.open(undisturbed) as store:
@@ -323,7 +349,8 @@ def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
 def test_neurons_come_out_the_same_killed_or_sharded(config: Path, tmp_path: Path) -> None:
     neurons = config.with_name("neurons.toml")
     paths = next(line for line in config.read_text().splitlines() if "paths" in line)
-    neurons.write_text(config.read_text().replace(paths, 'paths = ["1-mlp-neurons"]'))
+    asked = config.read_text().replace(paths, 'paths = ["1-mlp-neurons"]')
+    neurons.write_text(asked.replace("[collect]", "[collect]\nloss_increase = true"))
     folders = [tmp_path / name for name in ("alone", "killed", "sharded")]
     alone, killed, sharded = folders
     # The first is killed while it takes percentiles, the second while it collects.
@@ -352,9 +379,46 @@ def test_neurons_come_out_the_same_killed_or_sharded(config: Path, tmp_path: Pat
     assert tables(killed) == tables(alone)
     assert tables(sharded) == tables(alone)
     with scopenote.open(alone) as store:
-        n_scored, fvu = store.sql(
-            "SELECT count(score), any_value(fvu) FROM current_labels JOIN saes USING (sae_id)"
+        n_scored, fvu, own, spliced = store.sql(
+            """
+            SELECT count(score), any_value(fvu), any_value(loss), any_value(loss_spliced)
+            FROM current_labels JOIN saes USING (sae_id)
+            """
         ).fetchall()[0]
     assert n_scored > 200
+    assert 1 < own < spliced
     # Neurons are no reconstruction, and need not be one.
     assert fvu > 1
+
+
+def test_losses_asked_for_later_are_measured_once_as_if_asked_for_at_first(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    asked = config.with_name("asked.toml")
+    asked.write_text(config.read_text().replace("[collect]", "[collect]\nloss_increase = true"))
+    later, at_first = tmp_path / "later", tmp_path / "at-first"
+    shutil.copytree(undisturbed, later)
+    finished = run("run", asked, "--out", later)
+    assert finished.returncode == 0, finished.stderr
+    assert "with an SAE's reconstruction spliced in" in finished.stderr
+    assert "Next-token loss" in finished.stdout
+    expected, found = tables(undisturbed), tables(later)
+    assert {table for table in TABLES if found[table] != expected[table]} == {"saes"}
+    with scopenote.open(later) as store:
+        own, spliced, zeroed, n_tokens = store.sql(
+            "SELECT loss, loss_spliced, loss_zeroed, n_loss_tokens FROM saes"
+        ).fetchall()[0]
+    # Guessing among the toy's 4,096 tokens costs 8.3 nats.
+    assert 1 < own < spliced < zeroed
+    assert own < 6
+    # The tokens after the last one of each of at most 300 documents are not predicted.
+    assert 7800 < n_tokens < 9216
+
+    again = run("run", asked, "--out", later)
+    assert "collect: nothing to do" in again.stderr
+    assert "spliced in" not in again.stderr
+    assert tables(later) == found
+
+    collected = run("collect", at_first, "--config", asked)
+    assert collected.returncode == 0, collected.stderr
+    assert tables(at_first)["saes"] == found["saes"]

@@ -66,6 +66,13 @@ def test_only_the_layers_that_are_read_are_counted(tmp_path: Path, model: str, s
     assert "2 of 3 layers" in found(findings, "weights").found
 
 
+def test_losses_take_the_whole_model(tmp_path: Path, model: str, sae: str) -> None:
+    config = tiny_config(model, sae)
+    collect = config.collect.model_copy(update={"loss_increase": True})
+    findings = check_room(config.model_copy(update={"collect": collect}), tmp_path, PLENTY)
+    assert "3 of 3 layers" in found(findings, "weights").found
+
+
 @pytest.mark.parametrize(
     ("total", "free", "verdict"),
     [(GB, GB // 2, "fail"), (3 * GB, GB, "warning"), (3 * GB, 2.9 * GB, "ok"), (GB, None, "fail")],

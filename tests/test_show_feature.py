@@ -247,6 +247,13 @@ def test_output_tokens_stand_in_quotes_with_their_logits(
     assert "lowers      “⏎” −0.62  “ the” −0.30" in text
 
 
+def test_top_tokens_stand_in_quotes_with_their_means_and_counts(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    text = rendered(page_of(connection, 0))
+    assert "strong at   “(” 3.25 ×7  “ def” 1.50 ×1,204  “␛[31m” 0.04 ×1" in text
+
+
 def test_output_tokens_of_spaces_are_counted_and_lines_break_between_tokens(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
@@ -297,11 +304,15 @@ def test_a_feature_that_never_fires_has_output_tokens_and_directions(
 def test_a_database_of_an_older_version_is_shown_without_what_it_lacks() -> None:
     with make_database() as connection:
         connection.execute("ALTER TABLE features DROP COLUMN top_logits_positive")
+        for column in ("top_tokens", "top_token_means", "top_token_counts"):
+            connection.execute(f"ALTER TABLE features DROP COLUMN {column}")
         connection.execute("ALTER TABLE neighbours DROP COLUMN n_together")
         page = page_of(connection, 0)
     assert page.top_tokens_positive[0] == ShownToken(" import", None)
     assert {neighbour.n_together for neighbour in page.neighbours} == {None}
     assert "raises      “ import”  “␛[31m”" in rendered(page)
+    assert page.top_tokens == ()
+    assert "strong at" not in rendered(page)
 
 
 @given(text=st.text(), seed=st.integers(0, 99))

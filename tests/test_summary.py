@@ -82,6 +82,33 @@ def test_neurons_are_counted_apart_from_saes(
     assert said in page.splitlines()[0]
 
 
+def test_losses_are_shown_where_they_were_measured_and_nowhere_else(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    status = read_status(connection, tmp_path / "none")
+    extremes = read_extremes(connection)
+    for page in (
+        render_status(status, FOLDER),
+        render_ending(status, extremes, FOLDER, "scopenote"),
+    ):
+        text = rendered(page)
+        assert "Next-token loss  nats per token, over 8,191 tokens of text" in text
+        table = text.partition("Next-token loss")[2].splitlines()[1:4]
+        assert table[0].split() == [
+            "SAE",
+            "model",
+            "spliced",
+            "in",
+            "zeroed",
+            "increase",
+            "recovered",
+        ]
+        assert table[1].split() == [RES, "3.210", "3.335", "8.210", "0.1250", "97.5%"]
+        assert not table[2].strip()
+    unmeasured = replace(status, saes=tuple(replace(sae, loss=None) for sae in status.saes))
+    assert "Next-token loss" not in rendered(render_status(unmeasured, FOLDER))
+
+
 def test_scores_are_summed_up_as_a_plain_count_would(
     connection: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:

@@ -63,7 +63,8 @@ def test_a_mean_is_shrunken_by_what_it_was_seen_on() -> None:
 
 
 def test_a_token_never_seen_is_expected_at_the_mean_and_padding_at_zero() -> None:
-    lookup = TokenLookup(np.array([3, 5], np.int32), np.array([2.0, 7.0], np.float32), 0.5)
+    means = np.array([2.0, 7.0], np.float32)
+    lookup = TokenLookup(np.array([3, 5], np.int32), means, np.array([4, 1]), 0.5)
     predicted = lookup.predict(np.array([[3, 4, 5], [6, 900, -1]], np.int32))
     assert predicted.dtype == np.float32
     assert predicted.tolist() == [[2.0, 0.5, 7.0], [0.5, 0.5, 0.0]]
@@ -80,6 +81,7 @@ def test_with_nothing_seen_every_token_is_expected_at_zero() -> None:
 @given(st.lists(st.integers(0, 4), max_size=30), st.integers(0, 40))
 def test_the_strongest_come_by_mean_and_then_by_token(means: list[int], n: int) -> None:
     token_ids = 2 * np.arange(len(means), dtype=np.int32)
-    lookup = TokenLookup(token_ids, np.array(means, np.float32), 1.0)
+    lookup = TokenLookup(token_ids, np.array(means, np.float32), token_ids + 1, 1.0)
     ranked = sorted(zip(means, token_ids.tolist(), strict=True), key=lambda one: (-one[0], one[1]))
-    assert lookup.strongest(n) == tuple(TokenMean(token, mean) for mean, token in ranked[:n])
+    expected = [TokenMean(token, mean, token + 1) for mean, token in ranked[:n]]
+    assert lookup.strongest(n) == tuple(expected)
