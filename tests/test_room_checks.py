@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +20,10 @@ from scopenote.flows.config import (
 )
 from scopenote.flows.findings import Finding, Verdict
 from scopenote.flows.machine_checks import DeviceMemory
+from scopenote.flows.progress import Progress
 from scopenote.flows.room_checks import check_room
 from scopenote.store.errors import ModelError
+from scopenote.store.run_folder import RunFolder
 
 from .test_machine_memory import make_tree
 from .tiny_gemma import save_tiny_gemma, save_tiny_sae
@@ -297,7 +300,8 @@ def test_doctor_and_collect_count_the_same_passes_in_a_container(
     container = make_tree(tmp_path, "0::/\n", {"memory.max": str(10**7)})
     monkeypatch.setattr("scopenote.extract.machine_memory.ROOT", container)
     said = found(check_room(config, tmp_path), "passes").found
-    passes = load_collect_job(config, sae_sources(config)).passes
+    run, progress = RunFolder(tmp_path / "run"), Progress(StringIO(), animate=False)
+    passes = load_collect_job(config, sae_sources(config), run, progress).passes
     assert len(passes) == 2
     assert said.endswith(f"{len(passes)} times")
 
