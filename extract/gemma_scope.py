@@ -6,13 +6,13 @@ the others append what tells them apart.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..store.errors import SaeError
-from .gemma_scope_index import EMBEDDING, gemma_scope_id
+from .gemma_scope_index import EMBEDDING, gemma_scope_id, mark_release
+from .sae_config import StatedConfig, not_computed, read_sae_config, unreadable_config
 from .sites import SITE_KINDS, Site, SiteKind
 
 NPZ_FILE = "params.npz"
@@ -25,6 +25,7 @@ _LAYOUT = re.compile(
 _REPOSITORY = re.compile(r"gemma-scope-\w+-(pt|it)-(res|mlp|att|transcoders)")
 
 _LAYOUT_2 = re.compile(
+    r"(gemma-scope-2-[^/]+-(?P<release>pt|it)/)?"
     r"(?P<family>(?P<what>resid_post|mlp_out|attn_out|transcoder)(?P<all>_all)?)"
     r"/layer_(?P<layer>\d+)_width_(?P<width>[^_/]+)_l0_(?P<l0>[^_/]+(?P<affine>_affine)?)$"
 )
@@ -42,6 +43,7 @@ _HOOKS: dict[SiteKind, str] = {
     "att": "model.layers.{}.self_attn.o_proj.input",
     "mlp_in": "model.layers.{}.pre_feedforward_layernorm.output",
 }
+_CONFIG = "a JSON object, as Gemma Scope 2 writes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +66,33 @@ class Layout:
 
 
 def read_layout(
-    folder: str, kind: SiteKind | None = None, layer: int | None = None
+    folder: str, model: str, kind: SiteKind | None = None, layer: int | None = None
 ) -> Layout | None:
     """What a folder's path says, if it ends as Gemma Scope's or Gemma Scope 2's do.
 
     Args:
         folder: with `/` between names.
+        model: that the SAE is used on, as in feature ids.
         kind: what is read, where the caller knows better.
         layer: likewise.
     """
     if found := _LAYOUT.search(folder):
-        return _read_layout(found, kind, layer)
+        return _read_layout(found, model, kind, layer)
     if found := _LAYOUT_2.search(folder):
-        return _read_layout_2(found, kind, layer)
+        return _read_layout_2(found, model, kind, layer)
     return None
 
 
-def _read_layout(found: re.Match[str], kind: SiteKind | None, layer: int | None) -> Layout:
+def _read_layout(
+    found: re.Match[str], model: str, kind: SiteKind | None, layer: int | None
+) -> Layout:
     above, width, l0 = found["above"], found["width"], int(found["l0"])
     published = found["layer"] or EMBEDDING
     if kind is None:
         kind = "embedding" if published == EMBEDDING else _kind_in(above)
     layer = int(found["layer"] or 0) if layer is None else layer
     if _REPOSITORY.fullmatch(above) and kind is not None:
-        source_id = gemma_scope_id(above, published, kind, width, l0, str(layer))
+        source_id = gemma_scope_id(model, above, published, kind, width, l0, str(layer))
     else:
         source_id = f"{layer}-{kind}-{width}"
     return Layout(source_id, kind, layer, float(l0), NPZ_FILE)
@@ -99,11 +104,14 @@ def _kind_in(above: str) -> SiteKind | None:
     return next((kind for kind in SITE_KINDS if ending in (kind, f"{kind}s")), None)
 
 
-def _read_layout_2(found: re.Match[str], kind: SiteKind | None, layer: int | None) -> Layout:
+def _read_layout_2(
+    found: re.Match[str], model: str, kind: SiteKind | None, layer: int | None
+) -> Layout:
     kind = kind or _KINDS_2[found["what"]]
     layer = int(found["layer"]) if layer is None else layer
     shown = "transcoder" if kind == "mlp_in" else kind
     source_id = f"{layer}-gemmascope-2-{shown}-{found['width']}"
+    source_id += mark_release(found["release"], model)
     if (found["family"], found["l0"]) not in _PLAIN_2:
         # The two families of a site were trained apart, and share names of layers and widths.
         family = "-all" if found["all"] else ""
@@ -111,48 +119,22 @@ def _read_layout_2(found: re.Match[str], kind: SiteKind | None, layer: int | Non
     return Layout(source_id, kind, layer, None, SAFETENSORS_FILE)
 
 
-@dataclass(frozen=True, slots=True)
-class StatedConfig:
-    """What the config.json beside an SAE of Gemma Scope 2 says.
-
-    Attributes:
-        site: what the SAE reads, if that is told.
-        l0: active features per token, if that is told.
-    """
-
-    site: Site | None
-    l0: float | None
-
-
 def read_stated_config(file: Path) -> StatedConfig:
-    """The config.json of an SAE, or nothing where there is none.
+    """What the config.json of an SAE of Gemma Scope 2 says.
 
     Raises:
-        SaeError: it cannot be read, or tells of an SAE that Scopenote does not know: of another
-            architecture, or between tensors that are no sites.
+        SaeError: it is not there, cannot be read, or tells of an SAE that Scopenote does not
+            know: of another architecture, or between tensors that are no sites.
     """
-    if not file.is_file():
-        return StatedConfig(None, None)
+    config = read_sae_config(file, _CONFIG)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        architecture = config.get("architecture", "jump_relu")
-        hook_in, hook_out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
         l0 = float(config["l0"]) if config.get("l0") else None
-    except (ValueError, AttributeError, TypeError) as error:
-        raise SaeError(
-            "The SAE's config.json cannot be read.",
-            where=str(file),
-            found=str(error),
-            expected="a JSON object, as Gemma Scope 2 has it",
-            mend="download or copy it again, or remove it and name site and layer in [saes]",
-        ) from error
+    except (ValueError, TypeError) as error:
+        raise unreadable_config(file, error, _CONFIG) from error
+    architecture = config.get("architecture", "jump_relu")
     if architecture != "jump_relu":
-        raise SaeError(
-            "The SAE is of a kind that Scopenote does not compute.",
-            where=str(file),
-            found=f"architecture {architecture!r}",
-            expected="jump_relu",
-        )
+        raise not_computed(file, f"architecture {architecture!r}", "jump_relu")
+    hook_in, hook_out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
     if hook_in is None:
         return StatedConfig(None, l0)
     site = _site_of_hook(hook_in)

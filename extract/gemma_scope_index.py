@@ -2,10 +2,11 @@
 
 For the SAEs of Gemma Scope (Lieberum et al. 2024), which published several for each layer and
 width, Neuronpedia's plain id means the *canonical* one, with the L0 nearest 100; the others
-append their L0. The hub does not tell the canonical choices. So every SAE stands in
-`gemma_scope_index.json`, from the pre-trained SAE list of SAELens 6.54 (MIT licence):
-{repository: {model, widths: {width: {layer: L0s}}}}, the canonical L0 first, or null where none
-was chosen.
+append their L0. It also means one that was trained on the model it is used on; SAEs of the base
+model on its form for chat append `-pt`, those of the latter on the former `-it`. The hub does not
+tell the canonical choices. So every SAE stands in `gemma_scope_index.json`, from the pre-trained
+SAE list of SAELens 6.54 (MIT licence): {repository: {model, widths: {width: {layer: L0s}}}}, the
+canonical L0 first, or null where none was chosen.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ EMBEDDING = "embedding"
 _INDEXED = re.compile(r"gemma-scope-(2b|9b|27b)-")
 _SHORT_NAME = re.compile(
     r"(?P<model>[^/]+)/(?P<layer>\d+|e)-gemmascope-(?P<kind>res|mlp|att|transcoder)"
-    r"-(?P<width>\w+?)((-|__)l0-(?P<l0>\d+))?"
+    r"-(?P<width>\w+?)(-(?P<release>pt|it))?((-|__)l0-(?P<l0>\d+))?"
 )
 _INSIDE = re.compile(
     r"(layer_(?P<layer>\d+)|embedding)/width_(?P<width>\w+)(/average_l0_(?P<l0>\d+))?"
@@ -97,12 +98,36 @@ def read_index() -> dict[str, Repository]:
     return {name: Repository(**entry) for name, entry in json.loads(data).items()}
 
 
+def mark_release(release: str | None, model: str) -> str:
+    """What an SAE's id has to say of the form of the model that the SAE was trained on.
+
+    Neuronpedia gives the SAEs of both forms one source id under two models, so that it has none
+    for an SAE on the form that it was not trained on, which Gemma Scope's authors recommend.
+
+    Args:
+        release: `pt`, `it`, or None where it is not known.
+        model: the model that is read, as in feature ids; Gemma's forms for chat end in `-it`.
+
+    Returns:
+        `-pt` or `-it` where the SAE was trained on the other form; else nothing.
+    """
+    own = "it" if model.endswith("-it") else "pt"
+    return "" if release in (own, None) else f"-{release}"
+
+
 def gemma_scope_id(
-    repository: str, layer: str, kind: str, width: str, l0: int, by_layer: str | None = None
+    model: str,
+    repository: str,
+    layer: str,
+    kind: str,
+    width: str,
+    l0: int,
+    by_layer: str | None = None,
 ) -> str:
     """An SAE's part of feature ids, such as `20-gemmascope-res-16k` or, not canonical, `…-l0-22`.
 
     Args:
+        model: that is read, as in feature ids.
         repository: its name, without the owner.
         layer: as the repository calls it; `embedding` becomes `e`, and its kind `res`.
         kind: what is read.
@@ -114,13 +139,16 @@ def gemma_scope_id(
     canonical = entry.canonical_l0(layer, width) if entry else None
     start = "e" if layer == EMBEDDING else by_layer or layer
     shown = "res" if layer == EMBEDDING else kind
-    return f"{start}-gemmascope-{shown}-{width}" + ("" if l0 == canonical else f"-l0-{l0}")
+    release = re.search(r"-(pt|it)-", repository)
+    source = f"{start}-gemmascope-{shown}-{width}" + mark_release(release and release[1], model)
+    return source + ("" if l0 == canonical else f"-l0-{l0}")
 
 
 def resolve_short_name(name: str) -> str | None:
     """The hub path that a short name such as `gemma-2-2b/20-gemmascope-res-16k` stands for.
 
     Neuronpedia's own spelling of an L0, `…-16k__l0-22`, is understood as well as `…-16k-l0-22`.
+    `gemma-2-9b-it/9-gemmascope-res-16k-pt` is an SAE of gemma-2-9b.
 
     Returns:
         None for what is no short name.
@@ -131,7 +159,10 @@ def resolve_short_name(name: str) -> str | None:
     asked = _SHORT_NAME.fullmatch(name)
     if asked is None:
         return None
-    repository = _repository_for(asked["model"], asked["kind"])
+    model = asked["model"]
+    if asked["release"]:
+        model = model.removesuffix("-it") + ("-it" if asked["release"] == "it" else "")
+    repository = _repository_for(model, asked["kind"])
     if repository is None:
         kinds = sorted(f"{entry.model} ({_kind_of(name)})" for name, entry in read_index().items())
         raise SaeError(
@@ -147,7 +178,7 @@ def resolve_short_name(name: str) -> str | None:
         return f"{OWNER}/{repository}/{PublishedSae(layer, width, l0).path}"
     near = [
         f"{asked['model']}/"
-        + gemma_scope_id(repository, sae.layer, asked["kind"], sae.width, sae.l0)
+        + gemma_scope_id(asked["model"], repository, sae.layer, asked["kind"], sae.width, sae.l0)
         for sae in entry.nearest(layer, width, l0)
     ]
     raise _no_such_sae(name, f"one of the SAEs of {OWNER}/{repository}", near)

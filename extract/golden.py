@@ -19,16 +19,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ..store.errors import ModelError
 from .models import quiet_loading
 from .saes import Sae
-from .sites import Site
+from .sites import Site, SiteReader
 from .splicing import Change, changed_site
 
 
 @dataclass(frozen=True, slots=True)
 class FullModel:
-    """A Gemma 2 with its vocabulary head (`Gemma2ForCausalLM`), in float32, and its tokenizer."""
+    """A Gemma 2 with its vocabulary head (`Gemma2ForCausalLM`), in float32, and its tokenizer.
+
+    Attributes:
+        reader: reads the sites of the network's base model.
+    """
 
     network: Any
     tokenizer: Any
+    reader: SiteReader
 
     def encode(self, text: str) -> Int[torch.Tensor, "1 S"]:
         """A text's token ids, after BOS."""
@@ -96,7 +101,7 @@ def load_full_model(folder: Path) -> FullModel:
             found=f"{len(report['missing_keys'])} missing, such as {min(report['missing_keys'])}",
             mend="download or copy the model again",
         )
-    return FullModel(network.eval(), tokenizer)
+    return FullModel(network.eval(), tokenizer, SiteReader(network.model))
 
 
 # --- changes ------------------------------------------------------------------------------
@@ -169,16 +174,8 @@ def read_site(
     model: FullModel, input_ids: Int[torch.Tensor, "1 S"], site: Site
 ) -> Float[torch.Tensor, "S D"]:
     """A site's vectors at every position of a text, BOS included."""
-    seen: list[torch.Tensor] = []
-
-    def keep(x: torch.Tensor) -> torch.Tensor:
-        seen.append(x)
-        return x
-
-    with torch.inference_mode(), changed_site(model.network.model, site, keep):
-        # Without the head: nobody asked for logits.
-        model.network.model(input_ids=input_ids, use_cache=False)
-    return seen[0][0]
+    with torch.inference_mode():
+        return model.reader.read(input_ids, [site])[site][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +194,20 @@ class TextFidelity:
     explained: float
 
 
-def measure_text_fidelity(sae: Sae, x: Float[torch.Tensor, "T D"]) -> TextFidelity:
-    """L0 and variance explained on these tokens, summed in float64; BOS should not be one."""
+def measure_text_fidelity(
+    sae: Sae, x: Float[torch.Tensor, "T D"], target: Float[torch.Tensor, "T E"]
+) -> TextFidelity:
+    """L0 and variance explained on some tokens, summed in float64; BOS should not be one.
+
+    Args:
+        sae: an SAE or a transcoder.
+        x: what it reads at each token.
+        target: what it is to reconstruct there; of an SAE that is `x` itself.
+    """
     with torch.inference_mode():
         f = sae.encode(x)
-        exact = x.double()
-        error = (exact - sae.decode(f).double()).square()
+        exact = target.double()
+        error = (exact - sae.add_skip(sae.decode(f), x).double()).square()
         about_mean_vector = (exact - exact.mean(0)).square()
         return TextFidelity(
             mean_l0=float((f > 0).sum(1).double().mean()),

@@ -30,7 +30,7 @@ from .golden import (
 from .local_files import find_local_sae, read_sae_shapes
 from .sae_sources import locate_sae
 from .saes import Sae, load_sae
-from .sites import Site
+from .sites import Site, SiteKind
 from .splicing import Change, splice
 
 Number = float | list[int]
@@ -49,7 +49,8 @@ class GoldenCheck:
         origin: who published them.
         prompt: the text; empty where only the SAE's weights are looked at.
         sae: its path on the hub, where one is needed.
-        layer: counted from 0, where it is not the SAE's own.
+        layer, site: what is read, where it is not the SAE's own; layers count from 0.
+        with_bos: whether BOS is one of the tokens that fidelity is measured on.
         coordinate, value: of a clamp.
         feature, strength: of an SAE's feature and how it is steered.
     """
@@ -63,6 +64,8 @@ class GoldenCheck:
     prompt: str = ""
     sae: str = ""
     layer: int | None = None
+    site: SiteKind | None = None
+    with_bos: bool = False
     coordinate: int = 0
     value: float = 0.0
     feature: int = 0
@@ -261,6 +264,14 @@ def _feature_by_token(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
     return {f"{position} {piece}": value for position, (piece, value) in named}
 
 
+def _peak(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
+    model = bench.require_model()
+    f = _activations(check, bench)[:, check.feature]
+    pieces = model.pieces(model.encode(check.prompt))
+    # Named by its token, so that a peak elsewhere is no peak.
+    return {pieces[int(f.argmax())]: float(f.max())}
+
+
 def _counts_above_one(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
     counts = (_activations(check, bench) > 1).sum(1).tolist()
     return {str(position): count for position, count in enumerate(counts)}
@@ -272,8 +283,12 @@ def _strongest_features(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
 
 
 def _fidelity(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
-    x = _vectors(check, bench)[1:]
-    fidelity = measure_text_fidelity(bench.require_sae(check.sae), x)
+    model, sae = bench.require_model(), bench.require_sae(check.sae)
+    first = 0 if check.with_bos else 1
+    x = _vectors(check, bench)[first:]
+    target = Site(_layer(check, sae), sae.site.kind).target
+    y = read_site(model, model.encode(check.prompt), target)[first:]
+    fidelity = measure_text_fidelity(sae, x, y)
     return {"L0": fidelity.mean_l0, "FVU": fidelity.fvu, "explained": fidelity.explained}
 
 
@@ -311,6 +326,7 @@ _MEASURES: dict[str, Callable[[GoldenCheck, Bench], dict[str, Number]]] = {
     "last_token_features": _last_token_features,
     "last_token": _last_token,
     "feature_by_token": _feature_by_token,
+    "peak": _peak,
     "counts_above_one": _counts_above_one,
     "strongest_features": _strongest_features,
     "fidelity": _fidelity,
@@ -336,8 +352,12 @@ def _by_token(
 
 def _vectors(check: GoldenCheck, bench: Bench) -> Float[torch.Tensor, "S D"]:
     model, sae = bench.require_model(), bench.require_sae(check.sae)
-    layer = sae.site.layer if check.layer is None else check.layer
-    return read_site(model, model.encode(check.prompt), Site(layer, sae.site.kind))
+    site = Site(_layer(check, sae), check.site or sae.site.kind)
+    return read_site(model, model.encode(check.prompt), site)
+
+
+def _layer(check: GoldenCheck, sae: Sae) -> int:
+    return sae.site.layer if check.layer is None else check.layer
 
 
 def _activations(check: GoldenCheck, bench: Bench) -> Float[torch.Tensor, "S F"]:

@@ -14,9 +14,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..store.errors import ModelError, SaeError
+from .dictionary_learning import DICTIONARY_FILE, read_dictionary_shapes
 from .gemma_scope_index import check_published, resolve_short_name
 from .models import TOY, model_path
-from .other_saes import SPARSIFY_FILE
+from .other_saes import OTHER_FILES, SPARSIFY_FILE
 from .sae_sources import SAE_FILES
 
 _SINGLE_WEIGHTS = "model.safetensors"
@@ -96,11 +97,14 @@ def find_local_sae(path: str, folders: Sequence[Path] = ()) -> Path | None:
 def read_sae_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every array of an SAE's file, without its numbers being read.
 
-    The encoder of sparsify is given under Gemma Scope's name, and lies as there.
+    The encoder of sparsify and all arrays of dictionary_learning are given under Gemma Scope's
+    names, and lie as there.
 
     Raises:
         SaeError: the file is damaged or holds something else.
     """
+    if file.name == DICTIONARY_FILE:
+        return read_dictionary_shapes(file)
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="numpy") as tensors:
@@ -108,6 +112,9 @@ def read_sae_shapes(file: Path) -> dict[str, tuple[int, ...]]:
                 shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
             if file.name == SPARSIFY_FILE and "encoder.weight" in shapes:
                 shapes["W_enc"] = shapes.pop("encoder.weight")[::-1]
+            if file.name in OTHER_FILES and "W_enc" in shapes:
+                # In memory each feature has one.
+                shapes.setdefault("threshold", shapes["W_enc"][1:])
             return shapes
         with zipfile.ZipFile(file) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]

@@ -83,6 +83,24 @@ def output_directions(model: SubjectModel, sae: Sae, features: range) -> Float[t
 
 
 @torch.inference_mode()
+def try_logit_effects(model: SubjectModel, sae: Sae) -> int:
+    """Works out as much as is held at once, for whoever wants to know how long that takes.
+
+    Returns:
+        How many multiply-adds that were; 0 where the unembedding is not loaded.
+    """
+    matrix = unembedding(model)
+    if matrix is None:
+        return 0
+    features = range(min(sae.width, _FEATURES_AT_ONCE))
+    some = matrix[:_TOKENS_AT_ONCE]
+    effects = _effects_of_block(output_directions(model, sae, features), some, 10)
+    # A GPU is not done before its result has arrived.
+    effects.raised.values.cpu()
+    return len(features) * some.numel()
+
+
+@torch.inference_mode()
 def logit_effects(
     model: SubjectModel, sae: Sae, features: range, k: int = 10
 ) -> LogitEffects | None:

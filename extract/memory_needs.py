@@ -42,15 +42,21 @@ class Need:
 
 
 def count_parameters(config: Any, n_layers: int) -> int:
-    """Parameters of a Gemma 2's embedding, first layers and final norm.
+    """Parameters of a Gemma 2's or 3's embedding, first layers and final norm.
 
     The vocabulary head adds none: it is the embedding.
+
+    Args:
+        config: of a `Gemma2Model` or a `Gemma3TextModel`.
+        n_layers: how many of its layers there are.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
     heads = config.num_attention_heads * config.head_dim
     groups = config.num_key_value_heads * config.head_dim
     # Queries and output, keys and values, the MLP's three matrices, four norms.
     layer = 2 * hidden * heads + 2 * hidden * groups + 3 * hidden * inner + 4 * hidden
+    if config.model_type == "gemma3_text":
+        layer += 2 * config.head_dim  # norms of a head's queries and keys
     return int(config.vocab_size * hidden + n_layers * layer + hidden)
 
 

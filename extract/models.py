@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import GatedRepoError, StrictDataclassError
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -182,6 +182,32 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
+def require_supported(name: str, config: Any) -> None:
+    """Makes sure that a configuration is of a model whose sites are known.
+
+    Args:
+        name: of the model, for the message.
+        config: as its config.json has it. A Gemma 3 with images is none of them, although its
+            text part would be.
+
+    Raises:
+        ModelError: it is not.
+    """
+    found = f"model_type {config.model_type!r}"
+    if getattr(config, "use_bidirectional_attention", False):
+        found += " with attention to later tokens"
+    elif config.model_type in _SUPPORTED:
+        return
+    raise ModelError(
+        "The model is not one whose sites Scopenote knows.",
+        where=name,
+        found=found,
+        expected=", ".join(_SUPPORTED),
+        mend="set [model] name to a Gemma 2, such as google/gemma-2-2b, or to a Gemma 3 for text "
+        "alone, such as google/gemma-3-1b-pt",
+    )
+
+
 def load_token_pieces(tokenizer: Any) -> list[tuple[int, str, bytes]]:
     """Every token's id, readable text and exact bytes, in Gemma's alphabet, by rising id.
 
@@ -226,21 +252,10 @@ def quiet_loading() -> Iterator[None]:
 def _load_config(name: str, source: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise _cannot_load(name, error) from error
-    found = f"model_type {config.model_type!r}"
-    if getattr(config, "use_bidirectional_attention", False):
-        found += " with attention to later tokens"
-    elif config.model_type in _SUPPORTED:
-        return config
-    raise ModelError(
-        "The model is not one whose sites Scopenote knows.",
-        where=name,
-        found=found,
-        expected=", ".join(_SUPPORTED),
-        mend="set [model] name to a Gemma 2, such as google/gemma-2-2b, or to a Gemma 3 for text "
-        "alone, such as google/gemma-3-1b-pt",
-    )
+    require_supported(name, config)
+    return config
 
 
 def _check_layers(name: str, sites: list[Site], config: Any) -> None:

@@ -8,7 +8,6 @@ top-k. Many of these SAEs subtract `b_dec` from their input; here `b_dec @ W_enc
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,12 @@ import torch
 from safetensors import SafetensorError
 
 from ..store.errors import SaeError
-from .gemma_scope import StatedConfig
+from .sae_config import StatedConfig, not_computed, read_sae_config
+from .sae_files import unreadable_sae
 from .sites import Site, SiteKind
 
 SAELENS_FILE = "sae_weights.safetensors"
 SPARSIFY_FILE = "sae.safetensors"
-DICTIONARY_LEARNING_FILE = "ae.pt"
 OTHER_FILES = (SAELENS_FILE, SPARSIFY_FILE)
 OTHER_CONFIG_FILE = "cfg.json"
 
@@ -37,6 +36,8 @@ _KINDS: dict[str, SiteKind] = {
     "attn.hook_z": "att",
 }
 _COMPUTED = ("standard", "jumprelu", "topk")
+_CONFIG = "a JSON object beside the weights, as SAELens and sparsify write it"
+_WEIGHTS = f"weights that fit the {OTHER_CONFIG_FILE} beside them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def read_other_config(file: Path) -> StatedConfig:
     Raises:
         SaeError: there is none, or it is not JSON.
     """
-    config = _read_json(file)
+    config = read_sae_config(file, _CONFIG)
     metadata = config.get("metadata")
     named = {**config, **(metadata if isinstance(metadata, dict) else {})}
     hook = _HOOK.fullmatch(str(named.get("hook_name") or named.get("hook_point")))
@@ -81,19 +82,6 @@ def read_other_sae(path: Path) -> OtherSae:
     return _read_saelens(path) if path.name == SAELENS_FILE else _read_sparsify(path)
 
 
-def refuse_dictionary_learning(path: str) -> None:
-    """Raises SaeError for the path of dictionary_learning's file, with how to convert it."""
-    if path.rpartition("/")[2] == DICTIONARY_LEARNING_FILE:
-        raise SaeError(
-            "The SAE is in the format of dictionary_learning, which Scopenote does not read.",
-            where="[saes] paths",
-            found=path,
-            expected=f"the {SAELENS_FILE} of SAELens, or another file named in README.md",
-            mend="load it with SAE.from_pretrained of sae-lens, whose "
-            "dictionary_learning_sae_huggingface_loader_1 converts it, and keep it with save_model",
-        )
-
-
 def _read_saelens(path: Path) -> OtherSae:
     try:
         from sae_lens import SAE
@@ -108,18 +96,18 @@ def _read_saelens(path: Path) -> OtherSae:
     try:
         sae = SAE.load_from_disk(path.parent, dtype="float32")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_sae(path, error, _WEIGHTS) from error
     config, architecture = sae.cfg, sae.cfg.architecture()
     if architecture not in _COMPUTED:
-        raise _not_computed(path, f"architecture {architecture!r}", ", ".join(_COMPUTED))
+        raise not_computed(path, f"architecture {architecture!r}", ", ".join(_COMPUTED))
     if config.normalize_activations != "none":
         found = f"normalize_activations {config.normalize_activations!r}"
-        raise _not_computed(path, found, "input that is taken as it is")
+        raise not_computed(path, found, "input that is taken as it is")
     if getattr(config, "rescale_acts_by_decoder_norm", False):
         sae.fold_W_dec_norm()
     threshold = sae.threshold if architecture == "jumprelu" else torch.zeros(config.d_sae)
     return OtherSae(
-        _in_our_form(
+        in_our_form(
             sae.W_enc,
             sae.W_dec,
             sae.b_enc,
@@ -128,30 +116,30 @@ def _read_saelens(path: Path) -> OtherSae:
             threshold.clamp(min=0),
             subtracts_b_dec=config.apply_b_dec_to_input,
         ),
-        _checked_k(path, config.k, config.d_sae) if architecture == "topk" else None,
+        checked_k(path, config.k, config.d_sae) if architecture == "topk" else None,
     )
 
 
 def _read_sparsify(path: Path) -> OtherSae:
-    config = _read_json(path.parent / OTHER_CONFIG_FILE)
+    config = read_sae_config(path.parent / OTHER_CONFIG_FILE, _CONFIG)
     for name, plain in (("activation", "topk"), ("transcode", False), ("signed", False)):
         if config.get(name, plain) != plain:
-            raise _not_computed(path, f"{name} {config[name]!r}", f"{name} {plain!r}")
+            raise not_computed(path, f"{name} {config[name]!r}", f"{name} {plain!r}")
     if config.get("skip_connection"):
-        raise _not_computed(path, "a skip connection", "none")
+        raise not_computed(path, "a skip connection", "none")
     try:
         tensors = safetensors.torch.load_file(path)
         w_enc, bias = tensors["encoder.weight"].T, tensors["encoder.bias"]
         w_dec, b_dec = tensors["W_dec"], tensors["b_dec"]
-        arrays = _in_our_form(
+        arrays = in_our_form(
             w_enc, w_dec, bias, b_dec, torch.zeros(w_enc.shape[1]), subtracts_b_dec=True
         )
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, IndexError) as error:
-        raise _unreadable(path, error) from error
-    return OtherSae(arrays, _checked_k(path, config.get("k"), w_enc.shape[1]))
+        raise unreadable_sae(path, error, _WEIGHTS) from error
+    return OtherSae(arrays, checked_k(path, config.get("k"), w_enc.shape[1]))
 
 
-def _in_our_form(
+def in_our_form(
     w_enc: torch.Tensor,
     w_dec: torch.Tensor,
     b_enc: torch.Tensor,
@@ -160,6 +148,7 @@ def _in_our_form(
     *,
     subtracts_b_dec: bool,
 ) -> dict[str, np.ndarray]:
+    """Arrays by Gemma Scope's names, as float32; what `b_dec` takes off is in `b_enc`."""
     bias = b_enc.double()
     if subtracts_b_dec:
         bias = bias - b_dec.double() @ w_enc.double()
@@ -176,42 +165,12 @@ def _in_our_form(
     }
 
 
-def _checked_k(path: Path, k: Any, width: int) -> int:
+def checked_k(path: Path, k: Any, width: int) -> int:
+    """The k of a top-k SAE.
+
+    Raises:
+        SaeError: it is no whole number from 1 to the number of features.
+    """
     if isinstance(k, int) and 1 <= k <= width:
         return k
-    raise _not_computed(path, f"k {k!r}", f"a whole number from 1 to {width}")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"a {type(config).__name__}")
-    except (OSError, ValueError) as error:
-        raise SaeError(
-            f"The SAE's {OTHER_CONFIG_FILE} cannot be read.",
-            where=str(file),
-            found=str(error),
-            expected="a JSON object beside the weights, as SAELens and sparsify write it",
-            mend="download or copy it again",
-        ) from error
-    return config
-
-
-def _not_computed(path: Path, found: str, expected: str) -> SaeError:
-    return SaeError(
-        "The SAE is of a kind that Scopenote does not compute.",
-        where=str(path),
-        found=found,
-        expected=expected,
-    )
-
-
-def _unreadable(path: Path, error: Exception) -> SaeError:
-    return SaeError(
-        "The SAE's file cannot be read; it is damaged, cut short or of another kind.",
-        where=str(path),
-        found=(str(error).splitlines() or [type(error).__name__])[0],
-        expected=f"weights that fit the {OTHER_CONFIG_FILE} beside them",
-        mend="download or copy it again",
-    )
+    raise not_computed(path, f"k {k!r}", f"a whole number from 1 to {width}")

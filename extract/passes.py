@@ -5,7 +5,6 @@ A pass is once through a part's text with some of the SAEs. How many there are c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +22,14 @@ if TYPE_CHECKING:
 SHARE_OF_MEMORY = 0.6
 
 
-def memory_of_this_machine() -> int:
-    """Bytes that collecting may hold where nothing else is asked for."""
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * SHARE_OF_MEMORY)
+def memory_for_passes(asked_gib: float | None, total_bytes: int) -> int:
+    """Bytes that the SAEs of a pass and their sketches may take together.
+
+    Args:
+        asked_gib: what the user allows; None for a share of what there is.
+        total_bytes: of the machine's memory.
+    """
+    return int(asked_gib * 2**30 if asked_gib else SHARE_OF_MEMORY * total_bytes)
 
 
 def memory_of_device(device: torch.device) -> int | None:

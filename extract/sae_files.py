@@ -64,7 +64,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 for name, spelled in _spellings(path, npz.files).items()
             }
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
-        raise _unreadable(path, error, "a NumPy .npz of plain arrays of numbers") from error
+        raise unreadable_sae(path, error, "a NumPy .npz of plain arrays of numbers") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -72,7 +72,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         # Through torch, because NumPy has no bfloat16.
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error, "safetensors of numbers") from error
+        raise unreadable_sae(path, error, "safetensors of numbers") from error
     return {
         name: np.asarray(tensors[spelled].float().numpy(), order="C")
         for name, spelled in _spellings(path, list(tensors)).items()
@@ -92,11 +92,12 @@ def _spellings(path: Path, found: list[str]) -> dict[str, str]:
     return {name: by_name[name.lower()] for name in (*_ARRAYS, SKIP) if name.lower() in by_name}
 
 
-def _unreadable(path: Path, error: Exception, expected: str) -> SaeError:
+def unreadable_sae(path: Path, error: Exception, expected: str) -> SaeError:
+    """The error where a file of weights is not what it should be."""
     return SaeError(
         "The SAE's file cannot be read; it is damaged, cut short or of another kind.",
         where=str(path),
-        found=str(error) or type(error).__name__,
+        found=(str(error).splitlines() or [type(error).__name__])[0],
         expected=expected,
         mend="download or copy it again",
     )

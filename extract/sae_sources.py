@@ -9,28 +9,31 @@ from pathlib import Path
 
 from ..store.errors import SaeError
 from ..store.unit_names import is_neuron_basis, split_basis_name
+from .dictionary_learning import (
+    DICTIONARY_CONFIG_FILE,
+    DICTIONARY_FILE,
+    read_dictionary_config,
+)
 from .gemma_scope import (
     NPZ_FILE,
     SAFETENSORS_FILE,
     Layout,
-    StatedConfig,
     read_layout,
     read_stated_config,
 )
 from .gemma_scope_index import check_published, resolve_short_name
 from .hub_files import NoSuchHubFile, download
 from .other_saes import (
-    DICTIONARY_LEARNING_FILE,
     OTHER_CONFIG_FILE,
     OTHER_FILES,
     SAELENS_FILE,
     SPARSIFY_FILE,
     read_other_config,
-    refuse_dictionary_learning,
 )
+from .sae_config import StatedConfig
 from .sites import SITE_KINDS, Site, SiteKind
 
-SAE_FILES = (NPZ_FILE, SAFETENSORS_FILE, *OTHER_FILES)
+SAE_FILES = (NPZ_FILE, SAFETENSORS_FILE, *OTHER_FILES, DICTIONARY_FILE)
 """What a file of weights may be called, in the order in which a folder is looked through."""
 
 # What beside a file says what its SAE reads.
@@ -38,6 +41,7 @@ _CONFIG_FILES = {
     SAFETENSORS_FILE: "config.json",
     SAELENS_FILE: OTHER_CONFIG_FILE,
     SPARSIFY_FILE: OTHER_CONFIG_FILE,
+    DICTIONARY_FILE: DICTIONARY_CONFIG_FILE,
 }
 # The hub's cache keeps a repository `org/name` as `models--org--name/snapshots/{commit}`.
 _HUB_CACHE = re.compile(r"/models--[^/]+?--(?P<name>[^/]+)/snapshots/[^/]+/")
@@ -50,8 +54,9 @@ class SaeSource:
 
     Attributes:
         sae_id: `{model}/{source}`, as in feature ids.
-        path: the params.npz or params.safetensors, or the weights of SAELens or sparsify; of a
-            neuron basis the part's table of thresholds, None until it is worked out.
+        path: the params.npz or params.safetensors, or the weights of SAELens, sparsify or
+            dictionary_learning; of a neuron basis the part's table of thresholds, None until it
+            is worked out.
         site: the tensor it reads.
         stated_l0: active features per token that its folder or config.json promises, if either
             does.
@@ -138,14 +143,13 @@ def _locate_on_hub(
     folder, named = inside.rstrip("/"), None
     if folder.endswith((".npz", ".safetensors", ".pt")):
         folder, _, named = folder.rpartition("/")
-        refuse_dictionary_learning(f"{repo}/{inside}")
     check_published(repo, folder)
     in_full = f"{repo}/{folder}"
-    layout = read_layout(in_full, kind, layer)
+    layout = read_layout(in_full, model, kind, layer)
     names = [named] if named else [layout.file] if layout else list(SAE_FILES)
     stated = _stated_on_hub(repo, folder, names)
     # Before the weights are downloaded.
-    _place(path, in_full, stated, kind, layer)
+    _place(path, in_full, stated, model, kind, layer)
     file = _download_first(repo, folder, names)
     return _describe(path, file, in_full, stated, model, kind, layer)
 
@@ -162,8 +166,12 @@ def _stated_on_hub(repo: str, folder: str, names: list[str]) -> StatedConfig:
 
 
 def _read_stated(config: Path) -> StatedConfig:
-    is_other = config.name == OTHER_CONFIG_FILE
-    return read_other_config(config) if is_other else read_stated_config(config)
+    if config.name == OTHER_CONFIG_FILE:
+        return read_other_config(config)
+    if not config.is_file():
+        return StatedConfig(None, None)
+    # Two families call theirs alike, and on the hub it is read before the weights are there.
+    return read_dictionary_config(config) or read_stated_config(config)
 
 
 def _download_first(repo: str, folder: str, names: list[str]) -> Path:
@@ -178,9 +186,8 @@ def _download_first(repo: str, folder: str, names: list[str]) -> Path:
 
 def _local_file(path: str) -> Path:
     files = [Path(path) / name for name in SAE_FILES] if Path(path).is_dir() else [Path(path)]
-    for file in [*files, Path(path) / DICTIONARY_LEARNING_FILE]:
+    for file in files:
         if file.is_file():
-            refuse_dictionary_learning(file.as_posix())
             return file
     raise SaeError(
         "There is no SAE at this path.",
@@ -222,7 +229,7 @@ def _describe(
     kind: SiteKind | None,
     layer: int | None,
 ) -> SaeSource:
-    layout, site = _place(path, folder, stated, kind, layer)
+    layout, site = _place(path, folder, stated, model, kind, layer)
     if layout is None and is_neuron_basis(folder):
         raise SaeError(
             "The folder's name, which becomes the SAE's id, is that of a neuron basis.",
@@ -242,13 +249,18 @@ def _describe(
 
 
 def _place(
-    path: str, folder: str, stated: StatedConfig, kind: SiteKind | None, layer: int | None
+    path: str,
+    folder: str,
+    stated: StatedConfig,
+    model: str,
+    kind: SiteKind | None,
+    layer: int | None,
 ) -> tuple[Layout | None, Site]:
     """The layout and the site: as told, else by the configuration, else by the folder."""
     if stated.site is not None:
         kind = kind or stated.site.kind
         layer = stated.site.layer if layer is None else layer
-    layout = read_layout(folder, kind, layer)
+    layout = read_layout(folder, model, kind, layer)
     return layout, _tell_site(path, layout, kind, layer)
 
 

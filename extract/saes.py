@@ -18,8 +18,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
+from .dictionary_learning import (
+    DICTIONARY_CONFIG_FILE,
+    DICTIONARY_FILE,
+    read_dictionary_sae,
+)
 from .neurons import read_thresholds
-from .other_saes import OTHER_CONFIG_FILE, OTHER_FILES, read_other_sae
+from .other_saes import OTHER_CONFIG_FILE, OTHER_FILES, OtherSae, read_other_sae
 from .sae_files import SKIP, check_sae_arrays, read_sae_arrays
 from .sae_sources import SaeSource
 from .sites import Site, site_width
@@ -125,14 +130,17 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
         raise ValueError(f"the thresholds of {source.sae_id} are not worked out yet")
     if source.is_neuron_basis:
         return _neuron_basis(source, read_thresholds(source.path, 2 * site_width(site, config)))
-    files, k = [source.path], None
+    files = [source.path]
     if source.path.name in OTHER_FILES:
-        other = read_other_sae(source.path)
-        arrays, k = other.arrays, other.k
-        # It decides what the weights mean.
-        files.append(source.path.parent / OTHER_CONFIG_FILE)
+        other, config_file = read_other_sae(source.path), OTHER_CONFIG_FILE
+    elif source.path.name == DICTIONARY_FILE:
+        other, config_file = read_dictionary_sae(source.path), DICTIONARY_CONFIG_FILE
     else:
-        arrays = read_sae_arrays(source.path)
+        other, config_file = OtherSae(read_sae_arrays(source.path), None), None
+    if config_file is not None:
+        # It decides what the weights mean.
+        files.append(source.path.parent / config_file)
+    arrays = other.arrays
     check_sae_arrays(
         source.path, arrays, str(site), site_width(site, config), site_width(site.target, config)
     )
@@ -146,7 +154,7 @@ def load_sae(source: SaeSource, config: Any) -> Sae:
         decoder_bias=as_tensor["b_dec"],
         content_hash=_hash_files(files),
         skip=as_tensor.get(SKIP),
-        k=k,
+        k=other.k,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..extract.chat_text import chat_renderer
 from ..extract.collect_job import CollectJob
 from ..extract.corpus import CorpusSource, Document, RowCounts, read_documents
+from ..extract.machine_memory import total_memory_bytes
 from ..extract.memory_needs import sketch_need
 from ..extract.models import TOY, SubjectModel, load_model, model_name
 from ..extract.neurons import (
@@ -20,8 +21,8 @@ from ..extract.neurons import (
     thresholds_table,
 )
 from ..extract.passes import (
+    memory_for_passes,
     memory_of_device,
-    memory_of_this_machine,
     plan_passes,
     released,
 )
@@ -93,9 +94,13 @@ def sae_sources(config: Config) -> list[SaeSource]:
         raise ConfigurationError(
             "Two SAEs have the same id.",
             where="[saes] paths",
-            found=", ".join(twice),
+            found="; ".join(
+                f"{sae_id}: "
+                + " and ".join(source.source for source in sources if source.sae_id == sae_id)
+                for sae_id in twice
+            ),
             expected="each SAE once",
-            mend="remove one, or rename its folder",
+            mend="remove one, or rename the folder that its id is made from",
         )
     return sources
 
@@ -198,8 +203,7 @@ def _load_saes(
     config: Config, sources: list[SaeSource], model: SubjectModel, sizes: SketchSizes
 ) -> tuple[list[Sae], tuple[tuple[int, ...], ...]]:
     """All SAEs, checked, and the passes in which they fit; what does not is released again."""
-    asked = config.collect.memory_gib
-    machine = int(asked * 2**30) if asked else memory_of_this_machine()
+    machine = memory_for_passes(config.collect.memory_gib, total_memory_bytes())
     device = memory_of_device(model.device)
     saes: list[Sae] = []
     needs: list[tuple[int, int]] = []

@@ -190,7 +190,8 @@ class CollectSection(Section):
     chunks_per_part: Positive = Field(default=16, description="chunks of 256 documents in one part")
     memory_gib: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="for SAEs and what is kept of their features; by default 60% of the memory",
+        description="for SAEs and what is kept of their features; by default 60% of the memory of "
+        "the machine or its container",
     )
     logit_effects: bool = Field(
         default=True, description="the output tokens that each feature raises and lowers most"

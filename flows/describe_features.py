@@ -6,6 +6,7 @@ collected before there was such a step gets it when it is next collected.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,9 +19,15 @@ from prefect.cache_policies import NO_CACHE
 
 from ..extract.collect_job import CollectJob, changed_sae
 from ..extract.decoder_neighbours import nearest_by_cosine, neighbours_table
-from ..extract.logit_effects import effects_table, logit_effects, unembedding
+from ..extract.logit_effects import (
+    effects_table,
+    logit_effects,
+    try_logit_effects,
+    unembedding,
+)
 from ..extract.models import SubjectModel
 from ..extract.saes import Sae
+from ..extract.strongest import blocks_of
 from ..label.top_tokens import top_tokens_table
 from ..store.cofiring import add_cofiring, missing_cofiring
 from ..store.contexts import BackgroundWindows, load_background, read_features
@@ -31,10 +38,14 @@ from ..store.run_folder import RunFolder
 from ..store.strongest_tokens import missing_top_tokens, write_top_tokens
 from .batches import as_is
 from .config import Config
-from .progress import Progress, Stage
+from .progress import Progress, Stage, duration
 
 # Features whose contexts are in memory at once.
 _FEATURES_AT_ONCE = 256
+# Multiply-adds that any machine does in a minute or two.
+_WORTH_SAYING = 10**12
+# A slow machine takes some seconds for so many against the vocabulary of Gemma 2 2B.
+_FEATURES_BETWEEN_LINES = 256
 
 NO_UNEMBEDDING = (
     "output tokens are unknown: the model keeps its unembedding in a head that is not loaded"
@@ -88,24 +99,68 @@ def _describe(
     job: CollectJob, missing: list[MissingEffects], folder: RunFolder, progress: Progress
 ) -> None:
     """Works out the parts, SAE by SAE: not all of them may fit into memory at once."""
-    n_features = sum(len(features) for _, features in {(m.sae_id, m.features) for m in missing})
-    with progress.stage("describe", n_features, "features") as stage:
-        for (sae_id, weights), of_sae in groupby(missing, attrgetter("sae_id", "weights")):
+    n_rows = sum(len(part.features) for part in missing)
+    with progress.stage("describe", n_rows, "rows") as stage:
+        by_sae = groupby(missing, attrgetter("sae_id", "weights"))
+        for number, ((sae_id, weights), of_sae) in enumerate(by_sae):
             sae = _same_sae(job, sae_id, weights)
-            for features, parts in groupby(of_sae, attrgetter("features")):
-                for part in parts:
-                    describe_part(as_is(job.model), as_is(sae), as_is(part), as_is(folder))
-                stage.advance(len(features))
+            if number == 0:
+                _say_cost(job, sae, missing, progress)
+            for part in of_sae:
+                describe_part(
+                    as_is(job.model), as_is(sae), as_is(part), as_is(folder), as_is(stage)
+                )
+
+
+def _say_cost(job: CollectJob, sae: Sae, missing: list[MissingEffects], progress: Progress) -> None:
+    """Says beforehand what will take minutes: how much it is, how long it takes, the way out."""
+    saes = {sae.sae_id: sae.decoder.shape for sae in job.saes}
+    rows = sum(len(part.features) for part in missing if part.kind == "logits")
+    matrix = unembedding(job.model) if rows else None
+    pairs = products = 0
+    for part in missing:
+        if part.kind == "cosine" and part.sae_id in saes:
+            width, length = saes[part.sae_id]
+            pairs += len(part.features) * width
+            products += len(part.features) * width * length
+    if matrix is not None:
+        products += rows * matrix.numel()
+    if products < _WORTH_SAYING:
+        return
+    each, expected = [], ""
+    if matrix is not None:
+        each.append(f"output tokens ({rows:,} features × {len(matrix):,} tokens)")
+        seconds = products * _seconds_each(job.model, sae)
+        expected = f", about {duration(seconds)} on {job.model.device}"
+    if pairs:
+        each.append(f"near features ({pairs:,} pairs)")
+    progress.say(
+        f"describe: {' and '.join(each)}, {products:.2g} multiply-adds{expected}; [collect] "
+        "logit_effects = false and neighbours = false leave them out, and what is done is kept"
+    )
+
+
+def _seconds_each(model: SubjectModel, sae: Sae) -> float:
+    """Of a multiply-add, tried out."""
+    try_logit_effects(model, sae)  # the first time is slower
+    started = time.monotonic()
+    done = try_logit_effects(model, sae)
+    return (time.monotonic() - started) / done
 
 
 @task(name="describe-features", cache_policy=NO_CACHE, persist_result=False)
-def describe_part(model: SubjectModel, sae: Sae, missing: MissingEffects, folder: RunFolder) -> str:
+def describe_part(
+    model: SubjectModel, sae: Sae, missing: MissingEffects, folder: RunFolder, stage: Stage
+) -> str:
     """Works out one part; gives its name."""
-    features = missing.features
-    if missing.kind == "logits":
-        table = effects_table(features, logit_effects(model, sae, features))
-    else:
-        table = neighbours_table(features, nearest_by_cosine(sae, features))
+    tables = []
+    for features in blocks_of(missing.features, _FEATURES_BETWEEN_LINES):
+        if missing.kind == "logits":
+            tables.append(effects_table(features, logit_effects(model, sae, features)))
+        else:
+            tables.append(neighbours_table(features, nearest_by_cosine(sae, features)))
+        stage.advance(len(features))
+    table = pa.concat_tables(tables)
     manifest = {"sae_id": sae.sae_id, "device": str(model.device)}
     write_part(folder.parts, missing.part_id, missing.kind, {missing.kind: table}, manifest)
     return missing.part_id

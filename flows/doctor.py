@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..extract.machine_memory import free_memory_bytes
 from ..store.errors import ModelError, UserMistake
 from ..store.run_folder import RunFolder
 from .config import Config, load_config
 from .findings import Finding, FindingGroup, Verdict
-from .machine_checks import check_machine, free_memory_bytes
+from .machine_checks import check_machine
 from .summary import bytes_in_words
 
 if TYPE_CHECKING:
     from ..extract.golden_checks import GoldenCheck, GoldenResult, Number
 
 _MOST_LISTED = 8
-# Three SAEs of 300 MB, one of them twice while it is loaded, and the program.
-_BESIDE_THE_MODEL_BYTES = 2_000_000_000
+# Five SAEs of 300 MB, one of them twice while it is loaded, and the program.
+_BESIDE_THE_MODEL_BYTES = 2_600_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +180,14 @@ def _full_model_bytes(folder: Path, name: str) -> int:
     Raises:
         ModelError: it is another model than the published numbers are of.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, Gemma2Config
 
     from ..extract.memory_needs import count_parameters
 
     try:
         config = AutoConfig.from_pretrained(folder).get_text_config()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(
             "The model's configuration cannot be read.",
             where=str(folder / "config.json"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from ..extract.machine_memory import free_memory_bytes, total_memory_bytes
 from .findings import Finding, Verdict
 from .summary import bytes_in_words
 
@@ -32,11 +33,6 @@ _SILENT_BREAKAGES = {
 _LEAST_FREE_BYTES = 500_000_000
 _COMFORTABLE_FREE_BYTES = 5_000_000_000
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-# Where the kernel tells how much memory a container may take, in its second and first version.
-_CONTAINER_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,32 +200,6 @@ def _device_finding(device: DeviceMemory) -> Finding:
     if device.free_bytes is not None:
         memory += f", {bytes_in_words(device.free_bytes)} free"
     return Finding(device.name, f"{device.description}; {memory}", Verdict.OK)
-
-
-def total_memory_bytes(limits: Sequence[Path] = _CONTAINER_LIMITS) -> int:
-    """The memory of this machine, or of the container if that is less."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in limits:
-        try:
-            text = limit.read_text(encoding="ascii").strip()
-        except OSError:
-            continue  # not a container of this kind
-        # The second version writes `max` where there is no limit.
-        if text.isdecimal():
-            total = min(total, int(text))
-    return total
-
-
-def free_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Memory that can be taken without swapping; None where the system does not tell."""
-    try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def check_disk(name: str, folder: Path, free_bytes: int | None = None) -> Finding:

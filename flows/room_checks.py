@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from ..extract.gemma_scope_index import resolve_short_name
@@ -32,9 +33,9 @@ from ..extract.memory_needs import (
     sae_need,
     sketch_need,
 )
-from ..extract.models import choose_device, choose_dtype, model_name
+from ..extract.models import choose_device, choose_dtype, model_name, require_supported
 from ..extract.neurons import expected_l0, neuron_shapes
-from ..extract.passes import SHARE_OF_MEMORY, plan_passes
+from ..extract.passes import SHARE_OF_MEMORY, memory_for_passes, plan_passes
 from ..extract.sae_sources import SaeSource, locate_sae, mend_neuron_name, neuron_source
 from ..extract.sites import site_width
 from ..extract.workers import n_at_once
@@ -105,18 +106,16 @@ def _check_model(config: Config, known: _Known) -> Finding:
         folder = find_local_model(name)
         if folder is None:
             return _model_missing(name)
-        known.config = AutoConfig.from_pretrained(folder).get_text_config()
+        whole = AutoConfig.from_pretrained(folder)
+        require_supported(name, whole)
+        known.config = whole
         missing = missing_weights(folder)
     except ModelError as error:
         return _failure("model", error)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         mend = "download or copy the model again"
         return Finding("model", f"{name}: config.json: {said}", Verdict.FAIL, mend)
-    if known.config.model_type != "gemma2":
-        found = f"{name}: model_type {known.config.model_type!r}"
-        known.config = None
-        return Finding("model", found, Verdict.FAIL, "name a Gemma 2 in [model] name")
     if missing is not None:
         found = f"{name}: {missing} is not on this machine"
         return Finding("model", found, Verdict.NOT_AT_HAND, "the run will download it, or copy it")
@@ -239,10 +238,9 @@ def _check_memory(
         yield _line(need)
     by_name = {found.name: found for found in devices}
     cpu, gpu = by_name["cpu"], None if device.type == "cpu" else by_name.get(_with_number(device))
-    asked = config.collect.memory_gib
     passes = plan_passes(
         [(sae.n_bytes, sketch.n_bytes) for sae, sketch in zip(saes, sketches, strict=True)],
-        int(asked * 2**30 if asked else SHARE_OF_MEMORY * cpu.total_bytes),
+        memory_for_passes(config.collect.memory_gib, cpu.total_bytes),
         None if gpu is None else int(SHARE_OF_MEMORY * (_there(gpu) - weights.n_bytes)),
     )
     if len(passes) > 1:

@@ -75,8 +75,8 @@ def stored(connection: duckdb.DuckDBPyConnection, kind: str = "cofiring") -> Nei
         [SAE, kind],
     ).fetchall()
     found: Neighbours = {}
-    for feature, *rest in rows:
-        found.setdefault(feature, []).append(tuple(rest))  # type: ignore[arg-type]
+    for feature, rank, neighbour, value, n_together in rows:
+        found.setdefault(feature, []).append((rank, neighbour, value, n_together))
     return found
 
 

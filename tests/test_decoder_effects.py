@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from scopenote.extract import collect_job, windows
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.decoder_neighbours import neighbours_table
 from scopenote.extract.logit_effects import LogitEffects, effects_table, logit_effects
-from scopenote.extract.models import load_model
+from scopenote.extract.models import SubjectModel, load_model
 from scopenote.extract.passes import released
 from scopenote.extract.sae_sources import SaeSource, locate_sae
 from scopenote.extract.saes import Sae, load_sae
@@ -241,23 +243,16 @@ def test_an_sae_whose_file_has_changed_is_refused(job: CollectJob, folder: RunFo
         describe_features(config_with(), folder, quiet(), lambda: other)
 
 
-def test_an_sae_released_from_memory_is_read_again_once(
+def job_of_one_sae(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> CollectJob:
+    """A real one, its SAE of 40 features in the database and yet to be described."""
     monkeypatch.setattr(flow, "describe_part", describe_part.fn)
     monkeypatch.setattr(flow, "as_is", lambda value: value)
     monkeypatch.setattr(module, "_FEATURES_PER_PART", 16)
     file = save_tiny_sae(tmp_path, "res", 1, 40, 16)
     model = load_model(str(save_tiny_gemma(tmp_path / "tiny-gemma-2")), [Site(1, "res")], "cpu")
     sae = load_sae(locate_sae(str(file), model.name), model.config)
-    reads: list[str] = []
-
-    def read(source: SaeSource, config: Any) -> Sae:
-        reads.append(source.sae_id)
-        return load_sae(source, config)
-
-    monkeypatch.setattr(collect_job, "load_sae", read)
-    job = CollectJob(model, [released(sae)], SHAPE, SIZES, max_batch_tokens=24)
     with open_work(folder.path) as work:
         work.execute(
             "INSERT INTO saes (sae_id, content_hash, width) VALUES (?, ?, 40)",
@@ -266,8 +261,78 @@ def test_an_sae_released_from_memory_is_read_again_once(
         work.execute(
             "INSERT INTO features (sae_id, feature) SELECT ?, * FROM range(40)", [sae.sae_id]
         )
+    return CollectJob(model, [sae], SHAPE, SIZES, max_batch_tokens=24)
+
+
+def test_what_takes_minutes_is_said_beforehand_and_shown_block_by_block(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of_one_sae(folder, tmp_path, monkeypatch)
+    tokens = job.model.config.vocab_size
+    products = 40 * tokens * 16 + 40 * 40 * 16
+    monkeypatch.setattr(flow, "_FEATURES_BETWEEN_LINES", 5)
+    monkeypatch.setattr(flow, "_WORTH_SAYING", products)
+    stream = StringIO()
+    progress = Progress(stream, animate=False, line_seconds=0)
+    describe_features(config_with(), folder, progress, lambda: job)
+    first, *others = stream.getvalue().splitlines()
+    assert first.startswith(
+        f"describe: output tokens (40 features × {tokens} tokens) and near features (1,600 pairs), "
+        f"{products:.2g} multiply-adds, about "
+    )
+    assert first.endswith(
+        " on cpu; [collect] logit_effects = false and neighbours = false leave them out, and "
+        "what is done is kept"
+    )
+    # Parts of 16, 16 and 8 features of either kind.
+    done = [line.partition(" of 80")[0].rpartition(", ")[2] for line in others if " of 80" in line]
+    assert done == [str(n) for n in (5, 10, 15, 16, 21, 26, 31, 32)] + [
+        str(n) for n in (37, 42, 47, 48, 53, 58, 63, 64, 69, 72, 77, 80)
+    ]
+
+
+def test_what_was_done_before_a_stop_between_blocks_is_kept(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of_one_sae(folder, tmp_path, monkeypatch)
+    whole = flow.logit_effects
+
+    def stop_in_the_second_part(*args: Any) -> LogitEffects | None:
+        if args[2].start == 20:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(flow, "_FEATURES_BETWEEN_LINES", 4)
+    monkeypatch.setattr(flow, "logit_effects", stop_in_the_second_part)
+    with pytest.raises(KeyboardInterrupt):
+        describe_features(config_with(neighbours=False), folder, quiet(), lambda: job)
+    assert [part.stage for part in list_parts(folder.parts)] == ["logits"]
+    monkeypatch.setattr(flow, "logit_effects", whole)
+    stream = StringIO()
+    describe_features(config_with(), folder, Progress(stream, animate=False), lambda: job)
+    assert "multiply-adds" not in stream.getvalue()  # it takes no minutes
+    assert_as_at_once(folder, job.model, job.saes[0])
+
+
+def test_an_sae_released_from_memory_is_read_again_once(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of_one_sae(folder, tmp_path, monkeypatch)
+    model, (sae,) = job.model, job.saes
+    reads: list[str] = []
+
+    def read(source: SaeSource, config: Any) -> Sae:
+        reads.append(source.sae_id)
+        return load_sae(source, config)
+
+    monkeypatch.setattr(collect_job, "load_sae", read)
+    job = replace(job, saes=[released(sae)])
     describe_features(config_with(), folder, quiet(), lambda: job)
     assert reads == [sae.sae_id]
+    assert_as_at_once(folder, model, sae)
+
+
+def assert_as_at_once(folder: RunFolder, model: SubjectModel, sae: Sae) -> None:
     expected = logit_effects(model, sae, range(40))
     assert expected is not None
     rows = read_all(folder, "SELECT top_logits_positive FROM features ORDER BY feature")

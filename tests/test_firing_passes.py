@@ -144,7 +144,7 @@ def test_gathering_by_window_is_what_a_dictionary_gives(
 
 def test_what_equals_its_threshold_does_not_fire() -> None:
     pre = np.array([[0.5, 1.0, 1.5], [2.0, 2.0, np.nan], [0.0, 0.1, -1.0]], np.float32)
-    threshold = np.array([9.0, 1.0, 2.0, 0.0], np.float32)
+    threshold = np.array([1.0, 2.0, 0.0], np.float32)
     found = np.empty(9, np.int32), np.empty(9, np.int32), np.empty(9, np.float32)
     n = find_above(pre, threshold, 1, found)
     assert [(int(f), int(t)) for f, t in zip(found[0][:n], found[1][:n], strict=True)] == [

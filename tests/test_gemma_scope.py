@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scopenote.extract.sae_sources import SaeSource, locate_sae
+from scopenote.extract.gemma_scope import read_layout
+from scopenote.extract.sae_sources import SaeSource
 from scopenote.extract.sites import Site
 from scopenote.store.errors import SaeError
+
+from .test_sae_sources import assert_described, locate_below, touch
 
 TRANSCODER = {
     "architecture": "jump_relu",
@@ -20,14 +23,10 @@ TRANSCODER = {
 
 
 def locate(folder: Path, path: str, config: Any = None, **told: Any) -> SaeSource:
-    file = folder / path / "params.safetensors"
-    file.parent.mkdir(parents=True)
-    file.touch()
     if config is not None:
-        (file.parent / "config.json").write_text(
-            config if isinstance(config, str) else json.dumps(config)
-        )
-    return locate_sae(str(file.parent), "gemma-3-1b", **told)
+        file = touch(folder / path / "config.json")
+        file.write_text(config if isinstance(config, str) else json.dumps(config))
+    return locate_below(folder, path, "params.safetensors", "gemma-3-1b", **told)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +73,30 @@ def locate(folder: Path, path: str, config: Any = None, **told: Any) -> SaeSourc
 def test_the_layout_says_what_is_read_and_makes_an_id(
     tmp_path: Path, path: str, site: Site, source: str
 ) -> None:
-    located = locate(tmp_path, path)
-    assert (located.site, located.sae_id) == (site, f"gemma-3-1b/{source}")
-    assert located.stated_l0 is None
+    assert_described(locate(tmp_path, path), site, f"gemma-3-1b/{source}", stated_l0=None)
+
+
+@pytest.mark.parametrize(
+    ("repository", "model", "mark"),
+    [
+        ("gemma-scope-2-1b-pt", "gemma-3-1b", ""),
+        ("gemma-scope-2-1b-pt", "gemma-3-1b-pt", ""),
+        ("gemma-scope-2-1b-pt", "gemma-3-1b-it", "-pt"),
+        ("gemma-scope-2-1b-it", "gemma-3-1b-it", ""),
+        ("gemma-scope-2-1b-it", "gemma-3-1b-pt", "-it"),
+        ("another-folder", "gemma-3-1b-it", ""),
+    ],
+)
+def test_the_id_says_where_the_sae_was_trained_on_the_other_form_of_the_model(
+    repository: str, model: str, mark: str
+) -> None:
+    for path, source in (
+        ("resid_post/layer_13_width_16k_l0_medium", f"13-gemmascope-2-res-16k{mark}"),
+        ("mlp_out/layer_0_width_16k_l0_big", f"0-gemmascope-2-mlp-16k{mark}-l0-big"),
+    ):
+        layout = read_layout(f"google/{repository}/{path}", model)
+        assert layout is not None
+        assert layout.source_id == source
 
 
 def test_the_config_states_the_l0(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from scopenote.extract.gemma_scope import read_layout
 from scopenote.extract.gemma_scope_index import (
     OWNER,
     PublishedSae,
@@ -65,13 +66,48 @@ def test_every_short_name_leads_to_its_sae_and_back() -> None:
         ending = repository.rpartition("-")[2]
         for sae in entry.saes():
             name = gemma_scope_id(
-                repository, sae.layer, kinds.get(ending, ending), sae.width, sae.l0
+                entry.model, repository, sae.layer, kinds.get(ending, ending), sae.width, sae.l0
             )
             path = f"{OWNER}/{repository}/{sae.path}"
             assert resolve_short_name(f"{entry.model}/{name}") == path
             check_published(f"{OWNER}/{repository}", sae.path)
             n += 1
     assert n == 2430
+
+
+@pytest.mark.parametrize("model", ["gemma-2-9b", "gemma-2-9b-it", "my-gemma"])
+def test_on_one_model_every_sae_has_an_id_of_its_own(model: str) -> None:
+    """Of one size: of another they do not fit the model."""
+    ids = []
+    for repository, entry in read_index().items():
+        if "-9b-" in repository:
+            kind = repository.rpartition("-")[2]
+            ids += [
+                gemma_scope_id(model, repository, s.layer, kind, s.width, s.l0)
+                for s in entry.saes()
+            ]
+    assert len(ids) == 1550
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("gemma-2-9b/9-gemmascope-res-16k", "9b-pt-res/layer_9/width_16k/average_l0_100"),
+        ("gemma-2-9b/9-gemmascope-res-16k-it", "9b-it-res/layer_9/width_16k/average_l0_88"),
+        ("gemma-2-9b-it/9-gemmascope-res-16k", "9b-it-res/layer_9/width_16k/average_l0_88"),
+        ("gemma-2-9b-it/9-gemmascope-res-16k-pt", "9b-pt-res/layer_9/width_16k/average_l0_100"),
+        ("gemma-2-9b-it/9-gemmascope-res-16k-pt-l0-9", "9b-pt-res/layer_9/width_16k/average_l0_9"),
+        ("gemma-2-9b-it/9-gemmascope-mlp-16k-pt", "9b-pt-mlp/layer_9/width_16k/average_l0_83"),
+        ("gemma-2-2b-it/20-gemmascope-res-16k-pt", "2b-pt-res/layer_20/width_16k/average_l0_71"),
+    ],
+)
+def test_a_short_name_says_whether_the_sae_was_trained_on_the_model(name: str, path: str) -> None:
+    assert resolve_short_name(name) == f"{OWNER}/gemma-scope-{path}"
+    model, _, source = name.partition("/")
+    layout = read_layout(f"{OWNER}/gemma-scope-{path}", model)
+    assert layout is not None
+    assert layout.source_id == source
 
 
 def test_neuronpedia_s_spelling_of_an_l0_is_understood() -> None:
@@ -104,6 +140,7 @@ def test_a_short_name_of_no_sae_is_refused_with_the_nearest(name: str, near: lis
 
 
 def test_a_short_name_of_no_model_is_refused_with_the_models() -> None:
+    assert refused_name("gemma-2-2b/20-gemmascope-res-16k-it").found
     refused = refused_name("gemma-2-9b-it/20-gemmascope-mlp-16k")
     assert "gemma-2-9b-it (res)" in (refused.expected or "")
     assert "gemma-2-2b (transcoder)" in (refused.expected or "")

@@ -21,7 +21,7 @@ from scopenote.extract.golden_checks import (
 )
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import Sae, load_sae
-from scopenote.extract.sites import Site
+from scopenote.extract.sites import Site, SiteKind
 
 from .tiny_gemma import save_tiny_gemma, save_tiny_sae, site_inputs
 
@@ -29,12 +29,14 @@ PROMPT = "the thing in the end"
 # In Gemma Scope's own layout, as if it were a copy of a repository of the hub.
 RES = "google/gemma-scope-tiny-res/layer_1/width_64/average_l0_5"
 MLP = "google/gemma-scope-tiny-mlp/layer_1/width_64/average_l0_5"
+TRANSCODER = "google/gemma-scope-tiny-transcoders/layer_1/width_64/average_l0_5"
+SAES: dict[SiteKind, str] = {"res": RES, "mlp": MLP, "transcoder": TRANSCODER}
 
 
 @pytest.fixture(scope="module")
 def saes(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     folder = tmp_path_factory.mktemp("saes")
-    for kind, path in (("res", RES), ("mlp", MLP)):
+    for kind, path in SAES.items():
         inputs = site_inputs(tiny, kind, 1)
         file = save_tiny_sae(tmp_path_factory.mktemp(kind), kind, 1, 64, 16, inputs=inputs)
         target = folder / path
@@ -109,6 +111,9 @@ def test_the_package_holds_the_published_numbers() -> None:
     assert steered.expected[" question"] == 0.6081
     assert by_name["feature 10004, text a"].expected["2  travel"] == 51.86
     assert by_name["L0 and FVU read one layer too early"].layer == 19
+    assert by_name["transcoder feature 4607 (dog)"].expected["2  dog"] == 32.0
+    assert by_name["L0 and FVU, transcoder of layer 19"].expected == {"L0": 12.8, "FVU": 0.5}
+    assert by_name["L0 and FVU, MLP layer 4"].expected == {"L0": 81, "FVU": 0.26}
 
 
 def test_an_sae_that_probabilities_are_measured_with_is_named_as_on_the_hub() -> None:
@@ -217,6 +222,41 @@ def test_fidelity_leaves_out_bos_and_can_be_read_at_another_layer(
         left = (x - res.decode(f)).double().square().sum()
         variance = (x.double() - x.double().mean(0)).square().sum()
         assert measured["FVU"] == pytest.approx(float(left / variance), rel=1e-4)
+
+
+def test_a_transcoder_is_measured_by_what_the_mlp_adds(
+    model: FullModel, bench: Bench, saes: Path
+) -> None:
+    ids = model.encode(PROMPT)
+    sae = load_sae(locate_sae(str(saes / TRANSCODER), "tiny"), model.network.config)
+    for settings, kind, first in (
+        ({}, "transcoder", 1),
+        ({"with_bos": True}, "transcoder", 0),
+        # Of the wrong tensor what the MLP adds is reconstructed all the same.
+        ({"site": "mlp_in"}, "mlp_in", 1),
+    ):
+        x = read_site(model, ids, Site(1, kind))[first:]
+        y = read_site(model, ids, Site(1, "mlp"))[first:].double()
+        f = sae.encode(x)
+        measured = measure(bench, "fidelity", {}, sae=TRANSCODER, **settings).measured
+        assert measured is not None
+        assert measured["L0"] == pytest.approx(float((f > 0).sum()) / len(x))
+        left = (y - f.double() @ sae.decoder.double() - sae.decoder_bias.double()).square().sum()
+        assert measured["FVU"] == pytest.approx(float(left / (y - y.mean(0)).square().sum()), 1e-4)
+        by_token = measure(bench, "feature_by_token", {}, sae=TRANSCODER, feature=3, **settings)
+        assert by_token.measured is not None
+        assert list(by_token.measured.values())[first:] == pytest.approx(f[:, 3].tolist())
+
+
+def test_a_peak_counts_only_on_its_token(model: FullModel, bench: Bench, res: Sae) -> None:
+    ids = model.encode(PROMPT)
+    f = res.encode(read_site(model, ids, Site(1, "res")))
+    feature = int(f[1:].max(0).values.argmax())
+    piece, peak = model.pieces(ids)[int(f[:, feature].argmax())], float(f[:, feature].max())
+    assert peak > 0
+    assert measure(bench, "peak", {piece: peak}, sae=RES, feature=feature).wrong == []
+    assert measure(bench, "peak", {piece: peak / 2}, sae=RES, feature=feature).wrong == [piece]
+    assert measure(bench, "peak", {"elsewhere": peak}, sae=RES, feature=feature).wrong
 
 
 def test_the_weights_of_an_sae_need_no_model(saes: Path, res: Sae) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scopenote.extract.machine_memory import total_memory_bytes
 from scopenote.flows.findings import Verdict
 from scopenote.flows.machine_checks import (
     check_disk,
@@ -14,12 +15,10 @@ from scopenote.flows.machine_checks import (
     check_python,
     check_token,
     check_torch,
-    free_memory_bytes,
     judge_torch_build,
     nearest_existing,
     read_declared_needs,
     read_devices,
-    total_memory_bytes,
 )
 
 from .test_packaging import project
@@ -124,24 +123,6 @@ def test_the_cpu_is_the_first_device_and_has_memory() -> None:
     assert cpu.name == "cpu"
     assert cpu.total_bytes == total_memory_bytes() > 2**28
     assert cpu.free_bytes is None or 0 < cpu.free_bytes <= cpu.total_bytes
-
-
-def test_a_containers_limit_is_its_memory(tmp_path: Path) -> None:
-    whole = total_memory_bytes([])
-    limit = tmp_path / "memory.max"
-    limit.write_text("123456789\n")
-    assert total_memory_bytes([limit]) == 123_456_789
-    limit.write_text("max\n")
-    assert total_memory_bytes([limit, tmp_path / "missing"]) == whole
-    limit.write_text("9223372036854771712\n")
-    assert total_memory_bytes([limit]) == whole
-
-
-def test_free_memory_is_what_the_kernel_calls_available(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  24000000 kB\nMemFree:  100 kB\nMemAvailable:  2048 kB\n")
-    assert free_memory_bytes(meminfo) == 2048 * 1024
-    assert free_memory_bytes(tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(10**8, "fail"), (10**9, "warning"), (10**11, "ok")])

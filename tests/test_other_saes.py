@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scopenote.extract.activations import find_firings
+from scopenote.extract.local_files import read_sae_shapes
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import Sae, load_sae
 from scopenote.extract.sites import Site
@@ -75,6 +76,8 @@ def top_k_by_hand() -> np.ndarray:
 def test_sparsify_s_top_k_sae_fires_as_it_would_itself(tmp_path: Path) -> None:
     sae = load(save_sparsify(tmp_path / "layers.1"))
     assert (sae.site, sae.sae_id, sae.k) == (Site(1, "res"), "tiny/layers.1", K)
+    shapes = read_sae_shapes(sae.source.path)
+    assert 4 * sum(int(np.prod(shape)) for shape in shapes.values()) == sae.n_bytes
     by_hand = top_k_by_hand()
     np.testing.assert_allclose(sae.encode(X), by_hand, atol=1e-4)
     decoded = by_hand @ weights()["W_dec"].double().numpy() + weights()["b_dec"].double().numpy()
@@ -167,15 +170,17 @@ class StandInForSaeLens:
         return cls(folder)
 
 
+def stand_in_for_sae_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sae_lens", SimpleNamespace(SAE=StandInForSaeLens))
+
+
 @pytest.fixture(params=["stand-in", "package"])
 def sae_lens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package where it is installed, and in any case what stands in for it."""
     if request.param == "package":
         pytest.importorskip("sae_lens", reason="the extra sae-lens is not installed")
     else:
-        stand_in = ModuleType("sae_lens")
-        stand_in.SAE = StandInForSaeLens  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "sae_lens", stand_in)
+        stand_in_for_sae_lens(monkeypatch)
 
 
 @pytest.mark.parametrize("subtracts", [True, False])
@@ -227,9 +232,7 @@ def test_the_package_and_we_compute_the_same(tmp_path: Path, rescales: bool) -> 
 def test_other_kinds_of_saelens_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], found: str
 ) -> None:
-    stand_in = ModuleType("sae_lens")
-    stand_in.SAE = StandInForSaeLens  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sae_lens", stand_in)
+    stand_in_for_sae_lens(monkeypatch)
     refused = refuse(save_saelens(tmp_path / "mine", **settings))
     assert refused.what == "The SAE is of a kind that Scopenote does not compute."
     assert refused.found == found
@@ -262,10 +265,3 @@ def test_the_hook_s_name_says_what_is_read(tmp_path: Path, hook: str, site: Site
 @pytest.mark.parametrize("hook", ["blocks.0.hook_resid_pre", "hook_embed", "blocks.2.hook_mlp_in"])
 def test_a_hook_that_is_no_site_must_be_told(tmp_path: Path, hook: str) -> None:
     assert "does not say which tensor" in refuse(save_saelens(tmp_path / "mine", hook)).what
-
-
-def test_dictionary_learning_is_refused_with_how_to_convert_it(tmp_path: Path) -> None:
-    (tmp_path / "ae.pt").touch()
-    assert "save_model" in (refuse(tmp_path, kind="res", layer=1).mend or "")
-    with pytest.raises(SaeError, match="dictionary_learning"):
-        locate_sae("someone/saes/trainer_0/ae.pt", "m", "res", 1)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from scopenote.extract.models import load_model
+from scopenote.extract.sites import Site
+from scopenote.flows.collect_setup import load_collect_job, sae_sources
 from scopenote.flows.config import (
     Config,
     CorpusSection,
@@ -16,8 +20,12 @@ from scopenote.flows.config import (
 )
 from scopenote.flows.findings import Finding, Verdict
 from scopenote.flows.machine_checks import DeviceMemory
+from scopenote.flows.progress import Progress
 from scopenote.flows.room_checks import check_room
+from scopenote.store.errors import ModelError
+from scopenote.store.run_folder import RunFolder
 
+from .test_machine_memory import make_tree
 from .tiny_gemma import save_tiny_gemma, save_tiny_sae
 
 GB = 10**9
@@ -216,9 +224,37 @@ def test_a_damaged_sae_or_model_fails_and_the_rest_is_still_looked_at(
     (broken / "config.json").write_text("{")
     finding = found(check_room(tiny_config(str(broken), sae), tmp_path, PLENTY), "model")
     assert finding.verdict is Verdict.FAIL
+    (broken / "config.json").write_text('{"model_type": "gemma2", "head_dim": "many"}')
+    finding = found(check_room(tiny_config(str(broken), sae), tmp_path, PLENTY), "model")
+    assert "head_dim" in finding.found
+    with pytest.raises(ModelError, match="head_dim"):
+        load_model(str(broken), [])
     (broken / "config.json").write_text('{"model_type": "gpt2"}')
     finding = found(check_room(tiny_config(str(broken), sae), tmp_path, PLENTY), "model")
     assert "'gpt2'" in finding.found
+
+
+def test_a_gemma_3_is_reckoned_with_like_a_gemma_2(tmp_path: Path, sae: str) -> None:
+    folder = save_tiny_gemma(tmp_path / "tiny", generation=3)
+    findings = check_room(tiny_config(str(folder), sae), tmp_path, PLENTY)
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    network = load_model(str(folder), [Site(1, "res")], "cpu", "float32").network
+    n = sum(weight.numel() for weight in network.parameters())
+    assert f"{n:,} parameters" in found(findings, "weights").found
+
+
+@pytest.mark.parametrize(
+    "stated",
+    ['"model_type": "gemma3"', '"model_type": "gemma2", "use_bidirectional_attention": true'],
+)
+def test_a_model_that_a_run_refuses_fails(tmp_path: Path, sae: str, stated: str) -> None:
+    (tmp_path / "config.json").write_text(f"{{{stated}}}")
+    finding = found(check_room(tiny_config(str(tmp_path), sae), tmp_path, PLENTY), "model")
+    assert finding.verdict is Verdict.FAIL
+    assert "a Gemma 3 for text alone" in (finding.mend or "")
+    with pytest.raises(ModelError) as refused:
+        load_model(str(tmp_path), [])
+    assert refused.value.mend == finding.mend
 
 
 def test_a_model_without_its_weights_is_not_at_hand(tmp_path: Path, model: str, sae: str) -> None:
@@ -253,6 +289,21 @@ def test_saes_that_do_not_fit_together_are_counted_by_passes(
     apart = check_room(little, tmp_path, PLENTY)
     assert found(apart, "passes").verdict is Verdict.WARNING
     assert "2 times" in found(apart, "passes").found
+
+
+def test_doctor_and_collect_count_the_same_passes_in_a_container(
+    tmp_path: Path, model: str, sae: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [str(save_tiny_sae(tmp_path, "mlp", layer, 64, 16)) for layer in (0, 1)]
+    config = tiny_config(model, sae, *others)
+    # 64 features remember some 2 MB each, of which 60% of 10 MB hold two.
+    container = make_tree(tmp_path, "0::/\n", {"memory.max": str(10**7)})
+    monkeypatch.setattr("scopenote.extract.machine_memory.ROOT", container)
+    said = found(check_room(config, tmp_path), "passes").found
+    run, progress = RunFolder(tmp_path / "run"), Progress(StringIO(), animate=False)
+    passes = load_collect_job(config, sae_sources(config), run, progress).passes
+    assert len(passes) == 2
+    assert said.endswith(f"{len(passes)} times")
 
 
 def test_on_a_gpu_what_computes_and_what_remembers_are_added_up_apart(

@@ -29,9 +29,15 @@ def touch(file: Path) -> Path:
     return file
 
 
-def locate_below(folder: Path, path: str, **told: Any) -> SaeSource:
-    touch(folder / path / "params.npz")
-    return locate_sae(str(folder / path), "gemma-2-2b", **told)
+def locate_below(
+    folder: Path, path: str, file: str = "params.npz", model: str = "gemma-2-2b", **told: Any
+) -> SaeSource:
+    touch(folder / path / file)
+    return locate_sae(str(folder / path), model, **told)
+
+
+def assert_described(located: SaeSource, site: Site, sae_id: str, stated_l0: float | None) -> None:
+    assert (located.site, located.sae_id, located.stated_l0) == (site, sae_id, stated_l0)
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/params.npz"])
@@ -68,7 +74,7 @@ def test_a_folder_and_its_file_mean_the_same_sae(tmp_path: Path, ending: str) ->
         (
             "gemma-scope-9b-it-res/layer_31/width_131k/average_l0_109",
             Site(31, "res"),
-            "31-gemmascope-res-131k",
+            "31-gemmascope-res-131k-it",
         ),
         (
             "gemma-scope-27b-pt-res/layer_34/width_131k/average_l0_785",
@@ -98,9 +104,12 @@ def test_a_folder_and_its_file_mean_the_same_sae(tmp_path: Path, ending: str) ->
 def test_gemma_scope_s_layout_says_what_an_sae_reads(
     tmp_path: Path, path: str, site: Site, source: str
 ) -> None:
-    located = locate_below(tmp_path, path)
-    assert (located.site, located.sae_id) == (site, f"gemma-2-2b/{source}")
-    assert located.stated_l0 == float(path.rpartition("_")[2])
+    assert_described(
+        locate_below(tmp_path, path),
+        site,
+        f"gemma-2-2b/{source}",
+        stated_l0=float(path.rpartition("_")[2]),
+    )
 
 
 def test_the_hub_s_cache_is_read_as_the_repository_it_holds(tmp_path: Path) -> None:
@@ -176,6 +185,7 @@ class FakeHub:
     asked: list[tuple[str, str]]
     failure: Exception | None
     has: tuple[str, ...] = ("params.npz",)
+    json = '{"l0": 60}'
 
     def download(self, repo_id: str, filename: str) -> str:
         self.asked.append((repo_id, filename))
@@ -185,7 +195,7 @@ class FakeHub:
             raise errors.RemoteEntryNotFoundError("404", response=answer(404))
         file = touch(self.folder / "cache" / filename)
         if filename.endswith(".json"):
-            file.write_text('{"l0": 60}')
+            file.write_text(self.json)
         return str(file)
 
 
@@ -337,6 +347,17 @@ def test_gemma_scope_2_is_downloaded_with_its_config_if_it_has_one(
     assert located.path == hub.folder / "cache" / folder / "params.safetensors"
     assert located.stated_l0 == (60 if has_config else None)
     assert located.sae_id == "gemma-3-1b/13-gemmascope-2-res-16k"
+
+
+@pytest.mark.parametrize("ending", ["", "/ae.pt"])
+def test_dictionary_learning_is_downloaded_with_its_config(hub: FakeHub, ending: str) -> None:
+    hub.has = ("ae.pt", "config.json")
+    hub.json = '{"trainer": {"dict_class": "AutoEncoder", "submodule_name": "resid_post_layer_7"}}'
+    located = locate_sae(f"someone/saes/trainer_0{ending}", "gemma-2-2b")
+    assert (located.site, located.sae_id) == (Site(7, "res"), "gemma-2-2b/trainer_0")
+    assert hub.asked[0] == ("someone/saes", "trainer_0/config.json")
+    assert located.path == hub.folder / "cache/trainer_0/ae.pt"
+    assert located.path.with_name("config.json").is_file()
 
 
 @pytest.mark.parametrize("form", ["params.npz", "params.safetensors"])

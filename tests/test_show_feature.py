@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -35,8 +36,8 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def page_of(connection: duckdb.DuckDBPyConnection, feature: int, **choices: object) -> FeaturePage:
-    return read_feature_page(connection, FeatureId(RES, feature), **choices)  # type: ignore[arg-type]
+def page_of(connection: duckdb.DuckDBPyConnection, feature: int, **choices: Any) -> FeaturePage:
+    return read_feature_page(connection, FeatureId(RES, feature), **choices)
 
 
 def rendered(page: FeaturePage, width: int = 100, colour: bool = False) -> str:
@@ -277,7 +278,9 @@ def test_the_nearest_features_of_both_kinds_stand_side_by_side_with_their_labels
     ]
     assert [n.kind for n in page.neighbours] == ["cosine"] * 10 + ["cofiring"] * 3
     by_number = {each.feature: each for each in page.neighbours}
-    assert by_number[1].label == page_of(connection, 1).label.text  # type: ignore[union-attr]
+    own = page_of(connection, 1).label
+    assert own is not None
+    assert by_number[1].label == own.text
     assert by_number[NEVER_ACTIVE].label is None
     lines = rendered(page, width=120).splitlines()
     (heading,) = [n for n, line in enumerate(lines) if "by co-firing" in line]

@@ -56,6 +56,26 @@ def rotate(x: Tensor, theta: float, factor: float = 1.0) -> Tensor:
     return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
 
+def weights_of_layer(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"layers.{layer}.").removesuffix(".weight"): weight
+        for name, weight in weights.items()
+        if name.startswith(f"layers.{layer}.")
+    }
+
+
+def plain_mlp(
+    x: Tensor, own: dict[str, Tensor], eps: float, seen: dict[Site, Tensor], layer: int
+) -> Tensor:
+    """What a layer's MLP adds to x; what is read before it goes into `seen`."""
+    seen[Site(layer, "transcoder")] = rms_norm(x, torch.zeros(()), eps)
+    h = rms_norm(x, own["pre_feedforward_layernorm"], eps)
+    seen[Site(layer, "mlp_in")] = h
+    gate = torch.nn.functional.gelu(h @ own["mlp.gate_proj"].T, approximate="tanh")
+    h = (gate * (h @ own["mlp.up_proj"].T)) @ own["mlp.down_proj"].T
+    return rms_norm(h, own["post_feedforward_layernorm"], eps)
+
+
 def plain_gemma2(
     weights: dict[str, Tensor],
     config: object,
@@ -79,11 +99,7 @@ def plain_gemma2(
 
     x = seen[EMBEDDING] * math.sqrt(c["hidden_size"])
     for layer in range(c["num_hidden_layers"]):
-        own = {
-            name.removeprefix(f"layers.{layer}.").removesuffix(".weight"): weight
-            for name, weight in w.items()
-            if name.startswith(f"layers.{layer}.")
-        }
+        own = weights_of_layer(w, layer)
         h = rms_norm(x, own["input_layernorm"], eps)
         q, k, v = (
             (h @ own[f"self_attn.{which}_proj"].T).unflatten(-1, (-1, d)).transpose(0, 1)
@@ -97,12 +113,7 @@ def plain_gemma2(
         seen[Site(layer, "att")] = changed("att", heads.transpose(0, 1).flatten(1))
         attended = seen[Site(layer, "att")] @ own["self_attn.o_proj"].T
         x = x + rms_norm(attended, own["post_attention_layernorm"], eps)
-        seen[Site(layer, "transcoder")] = rms_norm(x, torch.zeros(()), eps)
-        h = rms_norm(x, own["pre_feedforward_layernorm"], eps)
-        seen[Site(layer, "mlp_in")] = h
-        gate = torch.nn.functional.gelu(h @ own["mlp.gate_proj"].T, approximate="tanh")
-        h = (gate * (h @ own["mlp.up_proj"].T)) @ own["mlp.down_proj"].T
-        h = rms_norm(h, own["post_feedforward_layernorm"], eps)
+        h = plain_mlp(x, own, eps, seen, layer)
         seen[Site(layer, "mlp")] = changed("mlp", h)
         x = changed("res", x + seen[Site(layer, "mlp")])
         seen[Site(layer, "res")] = x
@@ -122,11 +133,7 @@ def plain_gemma3(weights: dict[str, Tensor], config: object, ids: Tensor) -> dic
     x = seen[EMBEDDING] * math.sqrt(c["hidden_size"])
     distance = torch.arange(len(ids))[:, None] - torch.arange(len(ids))[None, :]
     for layer in range(c["num_hidden_layers"]):
-        own = {
-            name.removeprefix(f"layers.{layer}.").removesuffix(".weight"): weight
-            for name, weight in w.items()
-            if name.startswith(f"layers.{layer}.")
-        }
+        own = weights_of_layer(w, layer)
         kind = c["layer_types"][layer]
         rope = c["rope_parameters"][kind]
         h = rms_norm(x, own["input_layernorm"], eps)
@@ -150,12 +157,7 @@ def plain_gemma3(weights: dict[str, Tensor], config: object, ids: Tensor) -> dic
         seen[Site(layer, "att")] = (logits.softmax(-1) @ v).transpose(0, 1).flatten(1)
         attended = seen[Site(layer, "att")] @ own["self_attn.o_proj"].T
         x = x + rms_norm(attended, own["post_attention_layernorm"], eps)
-        seen[Site(layer, "transcoder")] = rms_norm(x, torch.zeros(()), eps)
-        h = rms_norm(x, own["pre_feedforward_layernorm"], eps)
-        seen[Site(layer, "mlp_in")] = h
-        gate = torch.nn.functional.gelu(h @ own["mlp.gate_proj"].T, approximate="tanh")
-        h = (gate * (h @ own["mlp.up_proj"].T)) @ own["mlp.down_proj"].T
-        seen[Site(layer, "mlp")] = rms_norm(h, own["post_feedforward_layernorm"], eps)
+        seen[Site(layer, "mlp")] = plain_mlp(x, own, eps, seen, layer)
         x = x + seen[Site(layer, "mlp")]
         seen[Site(layer, "res")] = x
     return seen

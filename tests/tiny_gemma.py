@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -51,22 +51,11 @@ def tiny_config(
 ) -> Gemma2Config:
     """Gemma 2 with all its peculiarities at work: soft caps low enough to bend, GQA, RoPE."""
     return Gemma2Config(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        query_pre_attn_scalar=10,
+        **_sizes(layers, hidden, heads, kv_heads, head_dim),
         attn_logit_softcapping=2.0,
         final_logit_softcapping=30.0,
         sliding_window=1024,
-        max_position_embeddings=2048,
         tie_word_embeddings=True,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=BOS,
     )
 
 
@@ -75,14 +64,7 @@ def tiny_gemma_3_config(
 ) -> Gemma3TextConfig:
     """Gemma 3 for text: no soft caps, norms of queries and keys, two kinds of layers."""
     return Gemma3TextConfig(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        query_pre_attn_scalar=10,
+        **_sizes(layers, hidden, heads, kv_heads, head_dim),
         sliding_window=5,
         layer_types=[
             "sliding_attention" if n % 2 == 0 else "full_attention" for n in range(layers)
@@ -91,11 +73,25 @@ def tiny_gemma_3_config(
             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10_000.0},
         },
-        max_position_embeddings=2048,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=BOS,
     )
+
+
+def _sizes(layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int) -> dict[str, Any]:
+    """What the configurations of both generations call alike."""
+    return {
+        "vocab_size": len(tiny_tokenizer()),
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "query_pre_attn_scalar": 10,
+        "max_position_embeddings": 2048,
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "bos_token_id": BOS,
+    }
 
 
 def save_tiny_gemma(
@@ -187,7 +183,8 @@ def save_tiny_sae(
     """
     file = folder / site_kind / f"layer_{layer}/width_{width}/average_l0_{l0}" / "params.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(file, **sae_arrays(width, d_in, l0=l0, seed=seed, inputs=inputs))  # type: ignore[arg-type]
+    arrays: dict[str, Any] = {**sae_arrays(width, d_in, l0=l0, seed=seed, inputs=inputs)}
+    np.savez(file, **arrays)
     return file
 
 
