@@ -24,7 +24,7 @@ test: $(ENV)/.dev $(ENV)/types/scopenote ## Format check, lint, types and tests
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	cd $(ENV)/types && ../bin/python -m mypy --config-file ../../pyproject.toml -p scopenote
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(ENV)/.dev ## The tests that take longer
 	@# Status 5 means that there are none.

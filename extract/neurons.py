@@ -14,7 +14,7 @@ that is positive on fewer than 1% of tokens has a threshold of 0.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
@@ -59,24 +59,6 @@ def neuron_shapes(d: int) -> dict[str, tuple[int, ...]]:
 def expected_l0(n_units: int) -> float:
     """Active units per token, at most, on text like that of the prefix."""
     return n_units * (100 - PERCENT) / 100
-
-
-def take_prefix(chunks: Iterable[TokenizedChunk], n_tokens: int) -> list[TokenizedChunk]:
-    """The first sequences of a corpus that have this many tokens together, or all of them.
-
-    Args:
-        chunks: from the corpus's beginning; read no further than needed.
-        n_tokens: special tokens in the text counted.
-    """
-    taken: list[TokenizedChunk] = []
-    left = n_tokens
-    for each in chunks:
-        if each.n_tokens:
-            taken.append(each.begin(left))
-            left -= taken[-1].n_tokens
-        if left <= 0:
-            break
-    return taken
 
 
 def thresholds_id(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,7 +25,7 @@ from .models import SubjectModel
 from .saes import Sae
 from .sites import Site
 from .splicing import spliced, zeroed
-from .windows import SequenceBatch, TokenizedChunk, batch_sequences
+from .windows import SequenceBatch, TokenizedChunk, batch_sequences, take_prefix
 
 LOSS_TOKENS = 8192
 """Losses are taken on the first sequences of the corpus that have at least so many tokens."""
@@ -91,26 +91,13 @@ def loss_text(
     """
     tokenizer = model.tokenizer
     special = frozenset(tokenizer.all_special_ids)
-    batches: list[LossBatch] = []
-    left = n_tokens
-    for chunk in chunks:
-        first = _first_sequences(chunk, left)
-        pad = tokenizer.pad_token_id or 0
-        for batch in batch_sequences(first, tokenizer.bos_token_id, pad, special, max_batch_tokens):
-            batches.append(_loss_batch(batch, model.device))
-        left -= int(first.sequence_length.sum())
-        if left <= 0:
-            break
-    return LossText(tuple(batches))
-
-
-def _first_sequences(chunk: TokenizedChunk, n_tokens: int) -> TokenizedChunk:
-    before = chunk.sequence_length.cumsum() - chunk.sequence_length
-    n = int((before < n_tokens).sum())
-    return replace(
-        chunk,
-        sequence_start=chunk.sequence_start[:n],
-        sequence_length=chunk.sequence_length[:n],
+    bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id or 0
+    return LossText(
+        tuple(
+            _loss_batch(batch, model.device)
+            for chunk in take_prefix(chunks, n_tokens)
+            for batch in batch_sequences(chunk, bos, pad, special, max_batch_tokens)
+        )
     )
 
 

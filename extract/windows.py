@@ -113,7 +113,7 @@ class TokenizedChunk:
         cut: dict[str, Any] = {name: getattr(self, name)[:n_windows] for name in _OF_WINDOWS}
         return replace(
             self,
-            tokens=self.tokens[: ends[n_sequences - 1]],
+            tokens=self.tokens[: ends[:n_sequences].max(initial=0)],
             sequence_start=self.sequence_start[:n_sequences],
             sequence_length=self.sequence_length[:n_sequences],
             **cut,
@@ -204,6 +204,23 @@ def tokenize_chunk(
         occurrence=(chunk.index * CHUNK_DOCUMENTS + window_document) << _START_BITS | window_start,
         prefix_length=np.minimum(shape.prefix_tokens, window_start % shape.sequence_content),
     )
+
+
+def take_prefix(chunks: Iterable[TokenizedChunk], n_tokens: int) -> list[TokenizedChunk]:
+    """The first sequences of a corpus that have this many tokens together, or all of them.
+
+    Args:
+        chunks: from the corpus's beginning; read no further than needed.
+        n_tokens: special tokens in the text counted.
+    """
+    taken: list[TokenizedChunk] = []
+    left = n_tokens
+    for each in chunks:
+        taken.append(each.begin(left))
+        left -= taken[-1].n_tokens
+        if left <= 0:
+            break
+    return taken
 
 
 def _check_length(document: Document, n_tokens: int) -> None:

@@ -16,7 +16,6 @@ from ..extract.models import TOY, SubjectModel, load_model, model_name
 from ..extract.neurons import (
     PREFIX_TOKENS,
     find_thresholds,
-    take_prefix,
     thresholds_id,
     thresholds_table,
 )
@@ -29,7 +28,7 @@ from ..extract.passes import (
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.saes import Sae, load_sae
 from ..extract.sketches import SketchSizes
-from ..extract.windows import WindowShape, cut_chunks, tokenize_chunk
+from ..extract.windows import WindowShape, cut_chunks, take_prefix, tokenize_chunk
 from ..extract.workers import threads_per_batch
 from ..store.errors import ConfigurationError
 from ..store.parts import read_part, write_part

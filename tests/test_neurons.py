@@ -27,7 +27,6 @@ from scopenote.extract.models import load_model
 from scopenote.extract.neurons import (
     find_thresholds,
     read_thresholds,
-    take_prefix,
     thresholds_id,
     thresholds_table,
 )
@@ -36,7 +35,13 @@ from scopenote.extract.sae_sources import SaeSource, locate_sae
 from scopenote.extract.saes import Sae, load_sae
 from scopenote.extract.shards import Shard
 from scopenote.extract.sites import Site
-from scopenote.extract.windows import TokenizedChunk, WindowShape, cut_chunks, tokenize_chunk
+from scopenote.extract.windows import (
+    TokenizedChunk,
+    WindowShape,
+    cut_chunks,
+    take_prefix,
+    tokenize_chunk,
+)
 from scopenote.flows import collect_contexts as flow
 from scopenote.flows import collect_setup
 from scopenote.flows.collect_contexts import collect_part, collect_shard
