@@ -6,6 +6,7 @@ OUT ?= demo
 ENV := .venv
 RUN := $(ENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
@@ -24,11 +25,11 @@ test: $(ENV)/.dev $(ENV)/types/scopenote ## Format check, lint, types and tests
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	cd $(ENV)/types && ../bin/python -m mypy --config-file ../../pyproject.toml -p scopenote
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(RUN) -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(ENV)/.dev ## The tests that take longer
 	@# Status 5 means that there are none.
-	$(RUN) -m pytest -m slow || test $$? -eq 5
+	$(RUN) -m pytest $(SIDE_BY_SIDE) -m slow || test $$? -eq 5
 
 bench: $(ENV)/.dev ## Measure speed and memory
 	@set -e; for file in tests/benchmarks/[a-z]*.py; do \
