@@ -359,8 +359,10 @@ def main() -> None:
 
 def report_memories(asked: argparse.Namespace, text: CorpusSource) -> None:
     """Of the toy with one SAE: the other models would take hours."""
-    say("\n| features | tokens | peak memory | database, bytes a feature | bytes a token "
-        "| firings a token | all of them, bytes a feature | bytes a token | tokens/s |")  # fmt: skip
+    say(
+        "\n| features | tokens | peak memory | database, bytes a feature | bytes a token "
+        "| firings a token | all of them, bytes a feature | bytes a token | tokens/s |"
+    )
     say("|---|---|---|---|---|---|---|---|---|")
     for width in asked.widths:
         for tokens in asked.memory_tokens:
