@@ -93,3 +93,7 @@ class NewerDatabase(StoreError):
 
 class PartConflict(StoreError):
     """A part overlaps text already absorbed under another cutting or configuration."""
+
+
+class BudgetSpent(ScopenoteError):
+    """The next call to a model might cost more than the budget has left."""

@@ -1,4 +1,4 @@
-"""The values that pass between rooms: features, windows, samples, labels and scores.
+"""The values that pass between rooms: features, windows, samples, labels, scores and calls.
 
 Single things are frozen dataclasses; what comes by the thousand is held in arrays, one row a
 window. Shape letters: W windows, T tokens in a window, P windows of the background pool,
@@ -8,7 +8,11 @@ K kept windows of a feature, V vocabulary.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -192,6 +196,89 @@ class Simulation:
     predicted: Float32[np.ndarray, " T"] | None
     status: Status = "done"
     reason: str | None = None
+
+
+# What the column for dollars can hold: DECIMAL(38, 18).
+USD_DECIMALS = 18
+_TOO_MANY_USD = 10**19
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to a language model, and what came of it: a reply, an error, or both.
+
+    It has no place for a key. What neither JSON nor the database can hold is replaced at once, so
+    that a call read back equals the one written: half a surrogate pair becomes "�", a number
+    that is not finite its name (`float` reads it). So derive what you derive from `reply` here.
+
+    Attributes:
+        request_hash: of all that decides the reply, the draw included.
+        purpose: what it was made for, in a word, such as `explain`.
+        model: as it was asked for.
+        request: JSON-like, as it was sent: `messages` and what else decides the reply.
+        n_static: how many of the first messages other requests share; stored once for all.
+        reply: JSON-like, as it arrived, of the logprobs those that are to be kept; None: none did.
+        prompt_tokens, cached_tokens, completion_tokens: as the endpoint counted, the cached
+            among the prompt's; None where it did not say.
+        usd: what it cost; 0 where it is known to be free, None where that is not known.
+        seconds: from the first attempt to the end of the last.
+        attempts: how often it was sent.
+        error: why there is no reply, or none that can be used.
+        created_at: when it ended, with its zone.
+        draw: which of several replies to the same request this is, from 0.
+
+    Raises:
+        ValueError: neither reply nor error, or a number that the database cannot hold.
+    """
+
+    request_hash: str
+    purpose: str
+    model: str
+    request: Mapping[str, Any]
+    n_static: int
+    reply: Any
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    usd: Decimal | None
+    seconds: float
+    attempts: int
+    error: str | None
+    created_at: datetime
+    draw: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("purpose", "model", "request", "reply", "error"):
+            object.__setattr__(self, name, _storable(getattr(self, name)))
+        if self.reply is None and self.error is None:
+            raise ValueError(f"call {self.request_hash} has neither a reply nor an error")
+        for tokens in (self.prompt_tokens, self.cached_tokens, self.completion_tokens):
+            if tokens is not None and not 0 <= tokens < 2**63:
+                raise ValueError(f"call {self.request_hash} has {tokens} tokens")
+        if self.usd is not None and not _is_storable_usd(self.usd):
+            raise ValueError(f"call {self.request_hash} costs {self.usd} dollars")
+        if self.created_at.tzinfo is None:
+            raise ValueError(f"call {self.request_hash} ended at a time without a zone")
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        if value.isascii():
+            return value
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value
+
+
+def _is_storable_usd(usd: Decimal) -> bool:
+    exponent = usd.as_tuple().exponent
+    # Of what is no number the exponent is a letter.
+    return isinstance(exponent, int) and exponent >= -USD_DECIMALS and 0 <= usd < _TOO_MANY_USD
 
 
 def content_hash(value: Any) -> str:

@@ -285,6 +285,30 @@ MIGRATIONS: tuple[Migration, ...] = (
         ALTER TABLE saes ADD COLUMN n_loss_tokens BIGINT;
         """,
     ),
+    Migration(
+        "what calls share, calls made again, and the journals they came from",
+        """
+        -- The first messages of requests, the same for all features, each once.
+        CREATE TABLE prompt_parts (static_hash VARCHAR PRIMARY KEY, messages JSON);
+        ALTER TABLE calls ADD COLUMN static_hash VARCHAR;  -- calls.request lacks these messages
+        ALTER TABLE calls ADD COLUMN draw INTEGER;
+        ALTER TABLE calls ADD COLUMN created_at TIMESTAMPTZ;
+        -- A cached token of gpt-4o-mini in a batch costs 0.0000000375 dollars: ten decimals.
+        ALTER TABLE calls ALTER COLUMN usd TYPE DECIMAL(38, 18);
+
+        -- What was sent again, and paid again, though `calls` has one row a request: failures
+        -- that were tried once more, and replies after the first.
+        CREATE TABLE repeated_calls AS FROM calls LIMIT 0;
+
+        -- A journal is absorbed once, by its name.
+        CREATE TABLE journals (
+            journal VARCHAR PRIMARY KEY,
+            n_calls BIGINT,
+            n_dropped BIGINT,        -- lines that were not whole, as after a kill
+            absorbed_at TIMESTAMPTZ
+        );
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)
