@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scopenote.label.budget import Budget
 from scopenote.label.pricing import Price, load_prices
@@ -87,6 +87,7 @@ def test_a_limit_that_is_no_amount_is_refused(limit: str) -> None:
 cents = st.integers(0, 100).map(lambda n: Decimal(n).scaleb(-2))
 
 
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), cents, cents)), cents)
 def test_spent_and_reserved_together_never_exceed_the_limit(
     steps: list[tuple[bool, Decimal, Decimal]], limit: Decimal

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from threading import Event, Thread
 
@@ -72,11 +73,11 @@ def test_absorbed_calls_are_found_as_they_were_journalled(
 def test_a_journal_larger_than_a_batch_is_absorbed_whole(
     work: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:
-    calls = [make_call(number % 1100) for number in range(2300)]
+    calls = [make_call(number % 1010) for number in range(1030)]
     write(tmp_path, calls)
     absorb_journals(work, tmp_path)
-    assert len(rows(work, "calls")) == 1100
-    assert len(rows(work, "repeated_calls")) == 1200
+    assert len(rows(work, "calls")) == 1010
+    assert len(rows(work, "repeated_calls")) == 20
 
 
 def test_the_static_part_of_requests_is_stored_once(
@@ -133,7 +134,7 @@ def test_a_journal_in_use_is_left_to_its_writer(
 
 def test_what_is_journalled_while_others_absorb_is_not_lost(tmp_path: Path) -> None:
     """A file is open to be absorbed for the moment between its creation and its lock."""
-    n_calls, done = 60, Event()
+    n_calls, done = 20, Event()
 
     def write_one_a_file() -> None:
         try:
@@ -195,7 +196,7 @@ def some_calls(seed: int) -> list[list[Call]]:
     return journals
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_request_keeps_its_first_reply_or_last_failure_and_all_else_is_kept_beside(
     work: duckdb.DuckDBPyConnection, tmp_path: Path, seed: int
 ) -> None:
@@ -226,7 +227,7 @@ def test_a_request_keeps_its_first_reply_or_last_failure_and_all_else_is_kept_be
 # --- what was spent ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_was_spent_is_the_exact_sum_of_every_call(
     work: duckdb.DuckDBPyConnection, tmp_path: Path, seed: int
 ) -> None:
@@ -244,7 +245,7 @@ def test_what_was_spent_is_the_exact_sum_of_every_call(
         assert line.n_calls == len(same)
         assert line.n_failed == sum(call.error is not None for call in same)
         assert line.n_unpriced == sum(call.usd is None for call in same)
-        assert line.usd == sum(call.usd for call in same if call.usd is not None)
+        assert Fraction(line.usd) == sum(Fraction(c.usd) for c in same if c.usd is not None)
         assert line.prompt_tokens == sum(call.prompt_tokens or 0 for call in same)
         assert line.cached_tokens == sum(call.cached_tokens or 0 for call in same)
         assert line.completion_tokens == sum(call.completion_tokens or 0 for call in same)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scopenote.store.errors import StoreError
 from scopenote.store.journal import Journal, list_journals
@@ -83,18 +83,16 @@ def test_nothing_is_made_before_the_first_call_and_a_call_after_closing_begins_a
     assert read_folder(tmp_path) == ([make_call(number) for number in order], 0)
 
 
+text = st.text(st.sampled_from('a"\\\n\0\x1b\u2028é日😀\ud800\udc00'), max_size=8)
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(st.characters(exclude_categories=())),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=6,
+    st.none() | st.booleans() | st.integers() | st.floats() | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
 )
 
 
-@given(reply=JSON, error=st.text(st.characters(exclude_categories=())))
+@settings(max_examples=60)
+@given(reply=JSON, error=text)
 def test_whatever_an_endpoint_answers_can_be_written_and_read_back(reply: Any, error: str) -> None:
     call = make_call(0, reply=reply, error=error, n_static=0)
     assert read_line(call_line(call, split_request(call)), {}) == call
@@ -131,12 +129,12 @@ def test_writing_many_calls_takes_no_memory(tmp_path: Path) -> None:
             peaks = []
             for _ in range(2):
                 tracemalloc.reset_peak()
-                for number in range(400):
+                for number in range(150):
                     journal.append(make_call(number))
                 peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 10_000  # the calls alone are 800,000 bytes
+    assert peaks[1] < peaks[0] + 10_000  # the calls alone are 300,000 bytes
 
 
 # --- what a kill leaves -----------------------------------------------------------------------
@@ -185,7 +183,7 @@ for number in itertools.count():
 
 def test_kill_9_loses_no_reply_that_was_journalled(tmp_path: Path) -> None:
     draw = random.Random()
-    folders = [tmp_path / str(number) for number in range(4)]
+    folders = [tmp_path / str(number) for number in range(3)]
     writers: list[subprocess.Popen[str]] = []
     try:
         for folder in folders:
@@ -210,7 +208,7 @@ def test_kill_9_loses_no_reply_that_was_journalled(tmp_path: Path) -> None:
     finally:
         for writer in writers:
             writer.kill()
-            writer.communicate()
+            writer.wait()
 
 
 # --- what a disk does -------------------------------------------------------------------------
