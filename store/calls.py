@@ -47,6 +47,20 @@ _ARRIVED = pa.schema(
         "number": pa.int64(),
     }
 )
+# What of a row is a call's as it is.
+_PLAIN = (
+    "request_hash",
+    "purpose",
+    "model",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "usd",
+    "seconds",
+    "attempts",
+    "error",
+    "draw",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +207,8 @@ def _calls(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Iterator[Ca
     for values in rows:
         row = dict(zip(names, values, strict=True))
         messages = json.loads(row["messages"]) if row["messages"] is not None else []
-        same = ("request_hash", "purpose", "model", "prompt_tokens", "cached_tokens", "usd")
-        same += ("completion_tokens", "seconds", "attempts", "error", "draw")
         yield Call(
-            **{name: row[name] for name in same},
+            **{name: row[name] for name in _PLAIN},
             request=join_request(json.loads(row["request"]), messages),
             n_static=len(messages),
             reply=None if row["reply"] is None else json.loads(row["reply"]),
