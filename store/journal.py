@@ -4,8 +4,7 @@ Every process that calls models writes a file of its own into the run's `journal
 object a line: a call, or messages that the calls after it share. `kill -9` loses nothing that
 `append` has returned from, because the kernel has it by then; it may leave a torn last line,
 which is dropped when read, and counted. A power cut loses what was not yet flushed to disk: the
-replies of some 50 milliseconds, which are paid for again. Flushing after each reply would forbid
-more than some hundred calls a second; the wait for a model hides 50 milliseconds.
+replies of some 50 milliseconds, which are paid for again. A thread flushes, so that nobody waits.
 
 What stands in a line is in `journal_lines.py`, reading in `journalled_calls.py`, and how calls get
 into the database in `calls.py`.

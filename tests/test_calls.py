@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import random
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from threading import Event, Thread
 
 import duckdb
 import pytest
@@ -132,26 +132,20 @@ def test_a_journal_in_use_is_left_to_its_writer(
     assert not list_journals(tmp_path)
 
 
-def test_what_is_journalled_while_others_absorb_is_not_lost(tmp_path: Path) -> None:
-    """A file is open to be absorbed for the moment between its creation and its lock."""
-    n_calls, done = 20, Event()
+def test_a_journal_that_is_absorbed_before_its_writer_could_lock_it_is_begun_again(
+    work: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, absorbed = fcntl.flock, []
 
-    def write_one_a_file() -> None:
-        try:
-            for number in range(n_calls):
-                write(tmp_path, [make_call(number)])
-        finally:
-            done.set()
+    def absorbed_first(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and len(absorbed) < 2:
+            absorbed.append(absorb_journals(work, tmp_path))
+        flock(descriptor, operation)
 
-    writer = Thread(target=write_one_a_file)
-    with duckdb.connect() as work:
-        migrate(work, Path("in memory"))
-        writer.start()
-        while not done.is_set():
-            absorb_journals(work, tmp_path)
-        writer.join()
-        absorb_journals(work, tmp_path)
-        assert len(rows(work, "calls")) == n_calls
+    monkeypatch.setattr(fcntl, "flock", absorbed_first)
+    write(tmp_path, [make_call(0)])
+    assert absorbed == [AbsorbedCalls(1, 0), AbsorbedCalls(1, 0)]
+    assert absorb_journals(work, tmp_path) == AbsorbedCalls(1, 1)
 
 
 def test_a_torn_line_is_counted_and_the_count_kept(
