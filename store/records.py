@@ -198,9 +198,10 @@ class Simulation:
     reason: str | None = None
 
 
-# What the column for dollars can hold: DECIMAL(38, 18).
+# The column for dollars is DECIMAL(38, 18): below these bounds no sum of calls overflows it.
 USD_DECIMALS = 18
-_TOO_MANY_USD = 10**19
+_TOO_MANY_USD = 10**13
+_TOO_MANY_TOKENS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ class Call:
         draw: which of several replies to the same request this is, from 0.
 
     Raises:
-        ValueError: neither reply nor error, or a number that the database cannot hold.
+        ValueError: neither reply nor error, or a number that no call has.
     """
 
     request_hash: str
@@ -253,7 +254,7 @@ class Call:
         if self.reply is None and self.error is None:
             raise ValueError(f"call {self.request_hash} has neither a reply nor an error")
         for tokens in (self.prompt_tokens, self.cached_tokens, self.completion_tokens):
-            if tokens is not None and not 0 <= tokens < 2**63:
+            if tokens is not None and not 0 <= tokens < _TOO_MANY_TOKENS:
                 raise ValueError(f"call {self.request_hash} has {tokens} tokens")
         if self.usd is not None and not _is_storable_usd(self.usd):
             raise ValueError(f"call {self.request_hash} costs {self.usd} dollars")

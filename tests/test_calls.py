@@ -60,7 +60,7 @@ def test_absorbed_calls_are_found_as_they_were_journalled(
         make_failure(3),
         make_call(4, n_static=0, model="model-\ud800"),
         make_call(5, request={"prompt": ["without", "messages"]}, n_static=0),
-        make_call(6, reply="<html>", prompt_tokens=2**62, usd=Decimal("1e18")),
+        make_call(6, reply="<html>", prompt_tokens=10**12 - 1, usd=Decimal("9999999999999.1")),
         make_call(7, usd=Decimal("1e-18")),
     ]
     write(tmp_path, calls)

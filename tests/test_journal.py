@@ -109,7 +109,8 @@ def test_what_cannot_be_stored_is_replaced_in_the_call_itself() -> None:
     [
         {"reply": None},
         {"prompt_tokens": -1},
-        {"completion_tokens": 2**63},
+        {"completion_tokens": 10**12},
+        {"usd": Decimal("1e13")},
         {"usd": Decimal("NaN")},
         {"usd": Decimal("-0.1")},
         {"usd": Decimal("1e-19")},
