@@ -2,7 +2,7 @@
 
 The system message is the same for all features of an explainer and comes first, so that providers
 who keep the beginnings of requests need to read it once; what is the feature's comes last. The
-texts lie in `prompts/`, and the version is a hash of them. Left out: which contexts are shown
+texts lie in `prompt_texts/`, and the version is a hash of them. Left out: which contexts are shown
 (`chosen_contexts.py`), and how each explainer writes them down.
 """
 
@@ -109,8 +109,8 @@ class Render(Protocol):
 
 @cache
 def read_prompt(name: str) -> str:
-    """A text of `prompts/`, as it is there."""
-    folder = files("scopenote.label").joinpath("prompts")
+    """A text of `prompt_texts/`, as it is there."""
+    folder = files("scopenote.label").joinpath("prompt_texts")
     return folder.joinpath(f"{name}.txt").read_text("utf-8")
 
 
@@ -119,7 +119,7 @@ class StaticPart:
     """The part of an explainer's prompts that is the same for all features.
 
     Attributes:
-        names: of the texts in `prompts/`, in the order in which they follow one another.
+        names: of the texts in `prompt_texts/`, in the order in which they follow one another.
     """
 
     names: tuple[str, ...]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +20,8 @@ from scopenote.label.prompts import FeatureTexts, NoPrompt, RenderedPrompt
 from scopenote.store.contexts import load_background, read_features, read_prefixes
 from scopenote.store.feature_page import ShownToken
 from scopenote.store.records import FeatureContexts
+from scopenote.store.schema import MIGRATIONS
 
-from .made_up_run import PIECES, RES, make_database
 from .planted_feature import make_contexts, make_random_contexts, make_stratum
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -175,7 +176,7 @@ def hostile_feature(
     return make_contexts(active, no_window, no_window), texts
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(WINDOWS)
 @pytest.mark.parametrize("name", PROMPTED)
 def test_hostile_text_stays_within_its_delimiters(
@@ -193,12 +194,12 @@ def test_hostile_text_stays_within_its_delimiters(
     assert re.findall(r"^⟦([^⟦⟧\n]*)⟧$", shown, re.MULTILINE) == expected
     assert shown.count("⟦") == shown.count("⟧") == len(expected)
     # It can be sent, and shows all that is there.
-    assert shown.encode()
+    assert shown.encode().decode() == shown
     assert all(sign.isprintable() or sign in "\n\t" for sign in shown)
     assert not re.search(r"<\|im_start\|>|<end_of_turn>|<start_of_turn>|\[INST\]", shown)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(WINDOWS)
 @pytest.mark.parametrize("name", WITH_CONTEXTS)
 def test_marks_are_balanced_and_only_around_active_stretches(
@@ -221,7 +222,7 @@ def test_marks_are_balanced_and_only_around_active_stretches(
     assert len(marks) // 2 == stretches or (is_byte and len(marks) // 2 <= stretches)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(WINDOWS)
 def test_every_token_has_a_line_with_its_number_and_no_other_line_is_there(
     windows: list[tuple[list[str], list[float], list[str]]],
@@ -255,16 +256,37 @@ def test_plain_text_reads_as_it_is_once_the_marks_are_gone(tokens: list[str]) ->
 
 
 def test_the_text_before_a_window_comes_from_the_store() -> None:
-    with make_database() as connection:
-        background = load_background(connection, "explain")
-        (contexts,) = read_features(connection, RES, range(1), background)
-        prefixes = read_prefixes(connection, RES, range(1), "explain")
-        stored = dict(
-            connection.execute("SELECT window_id, prefix_token_ids FROM windows").fetchall()
+    with duckdb.connect() as connection:
+        for migration in MIGRATIONS:
+            connection.execute(migration.sql)
+        windows = [
+            # window, split, tokens, those before
+            (2**63 + 5, "explain", [0, 1, 2], [3, 4]),
+            (11, "explain", [4, 0], []),
+            (12, "explain", [4, 0, 9], None),
+            (13, "score", [0], [8]),
+            (14, "explain", [0], [8]),  # of another feature
+        ]
+        for window_id, split, token_ids, prefix in windows:
+            connection.execute(
+                "INSERT INTO windows (window_id, doc_id, split, token_ids, prefix_token_ids, "
+                "copies, is_background, token_hash) VALUES ($1, 'd1', $2, $3, $4, 1, false, $1)",
+                [window_id, split, token_ids, prefix],
+            )
+            feature = 6 if window_id == 14 else 7
+            connection.execute(
+                "INSERT INTO contexts VALUES ('s', $1, $2, 'top', 1, $3, 2, [0], [2], NULL, NULL)",
+                [feature, split, window_id],
+            )
+        connection.execute(
+            "INSERT INTO feature_splits VALUES ('s', 7, 'explain', 3, 3, 9, 3, 1, 1, 1)"
         )
-    prompt = render("highlighted", contexts, FeatureTexts(PIECES.__getitem__, prefixes.__getitem__))
-    assert len(prompt.blocks) == 10
-    for block in prompt.blocks:
-        found = re.search(r"⟦text before⟧\n(.*?)\n⟦text⟧", block.text, re.DOTALL)
-        assert found is not None
-        assert found[1] == "".join(PIECES[token_id] for token_id in stored[block.window_id])
+        background = load_background(connection, "explain")
+        (contexts,) = read_features(connection, "s", range(7, 8), background)
+        prefixes = read_prefixes(connection, "s", range(7, 8), "explain")
+    assert prefixes == {2**63 + 5: (3, 4), 11: (), 12: ()}
+    prompt = render("highlighted", contexts, FeatureTexts(WORDS.__getitem__, prefixes.__getitem__))
+    texts = {block.window_id: block.text for block in prompt.blocks}
+    assert set(texts) == set(prefixes)
+    assert "⟦text before⟧\n from the\n⟦text⟧\n⟪import⟫ os" in texts[2**63 + 5]
+    assert "⟦text before⟧" not in texts[11] + texts[12]
