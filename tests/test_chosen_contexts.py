@@ -86,6 +86,19 @@ def test_no_text_is_shown_twice() -> None:
     assert sorted(chosen.window_ids) == [0, 1, 2, 3, 104]
 
 
+def test_of_a_text_in_both_kinds_only_the_sampled_one_is_shown_where_tops_fill_up() -> None:
+    top, sample = stratum_of(TOP[:8], 0), stratum_of(TOP[:8], 0)
+    last = sample.windows.take(np.array([7]))
+    last.window_id[:] = 107
+    contexts = make_contexts(Stratum(last, sample.activations[7:], 1), SILENT, top)
+    assert sorted(choose_contexts(contexts, 10).window_ids) == [0, 1, 2, 3, 4, 5, 6, 107]
+
+
+def test_the_strongest_come_first_whatever_windows_are_called() -> None:
+    contexts = contexts_of([2.0, 5.0, 4.0, 3.0], [1.0, 3.0, 2.0])
+    assert choose_contexts(contexts, 5).window_ids == (1, 101, 2, 100, 3)
+
+
 def test_windows_in_which_the_feature_is_off_are_not_shown() -> None:
     chosen = choose_contexts(contexts_of([3.0, 0.0], [2.0, 0.0, 0.0]), 10)
     assert chosen.window_ids == (0, 100)

@@ -49,6 +49,7 @@ def reply_with(**changed: Any) -> str:
         f"[{REPLY}]",
         f"{REPLY}\n{REPLY}",
         reply_with(confidence=0.9),
+        REPLY.replace("They all", "They\n  all"),
     ],
 )  # fmt: skip
 def test_an_answer_is_found_alone_in_a_fence_or_among_talk(text: str) -> None:
@@ -133,6 +134,7 @@ def test_whatever_is_replied_gives_a_label_that_keeps_the_rules_or_a_reason(
         ("\x1b]8;;http://x.y\x1b\\link\x1b]8;;\x1b\\", "link"),
         ("cats \x1b]0;and dogs", "cats 0;and dogs"),
         ("cats \x9dand dogs", "cats and dogs"),
+        ("cats \x9dand \x9dtitle\x07dogs", "cats and dogs"),
         ("\x1bcreset", "reset"),
         ("bell\x07 null\x00", "bell null"),
         ("left\u202eright\u200b\ufeff", "leftright"),
