@@ -176,7 +176,7 @@ def hostile_feature(
     return make_contexts(active, no_window, no_window), texts
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(WINDOWS)
 @pytest.mark.parametrize("name", PROMPTED)
 def test_hostile_text_stays_within_its_delimiters(
@@ -199,7 +199,7 @@ def test_hostile_text_stays_within_its_delimiters(
     assert not re.search(r"<\|im_start\|>|<end_of_turn>|<start_of_turn>|\[INST\]", shown)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(WINDOWS)
 @pytest.mark.parametrize("name", WITH_CONTEXTS)
 def test_marks_are_balanced_and_only_around_active_stretches(
@@ -222,7 +222,7 @@ def test_marks_are_balanced_and_only_around_active_stretches(
     assert len(marks) // 2 == stretches or (is_byte and len(marks) // 2 <= stretches)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(WINDOWS)
 def test_every_token_has_a_line_with_its_number_and_no_other_line_is_there(
     windows: list[tuple[list[str], list[float], list[str]]],
