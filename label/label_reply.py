@@ -106,16 +106,12 @@ def parse_reply(text: str | None) -> LabelReply | BadReply:
         return BadReply(EMPTY)
     if len(text) > MAX_REPLY_CHARACTERS:
         return BadReply(TOO_LONG)
-    answers = [found for found in _objects_in(text) if LabelReply.model_fields.keys() & found]
+    keys = LabelReply.model_fields.keys()
+    answers = {_validate(found) for found in _objects_in(text) if keys & found}
     if not answers:
-        is_begun = "{" in text and any(f'"{name}"' in text for name in LabelReply.model_fields)
+        is_begun = "{" in text and any(f'"{key}"' in text for key in keys)
         return BadReply(BROKEN_OFF if is_begun else NO_OBJECT)
-    if any(answer != answers[0] for answer in answers):
-        return BadReply(SEVERAL)
-    try:
-        return LabelReply.model_validate(answers[0])
-    except ValidationError as error:
-        return BadReply(_first_fault(error))
+    return answers.pop() if len(answers) == 1 else BadReply(SEVERAL)
 
 
 def repair_messages(
@@ -152,7 +148,7 @@ def _objects_in(text: str) -> list[dict[str, Any]]:
     while begin >= 0:
         try:
             value, end = decoder.raw_decode(text, begin)
-        except json.JSONDecodeError:
+        except ValueError:  # no JSON, or a number of too many digits to read
             end = begin + 1
         except RecursionError:
             break  # no answer of ours is nested, and each brace of it would be tried again
@@ -162,7 +158,9 @@ def _objects_in(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors(include_url=False, include_input=False)[0]
-    name = fault["loc"][0]
-    return f"`{name}` {_FAULTS.get(fault['type'], fault['msg'])}"
+def _validate(found: dict[str, Any]) -> LabelReply | BadReply:
+    try:
+        return LabelReply.model_validate(found)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        return BadReply(f"`{fault['loc'][0]}` {_FAULTS.get(fault['type'], fault['msg'])}")
