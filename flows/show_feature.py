@@ -17,9 +17,10 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from ..store.byte_pieces import join_bytes
 from ..store.feature_page import FeaturePage, ShownContext, ShownScore
 from ..store.near_features import ShownNeighbour
-from .visible_text import join_bytes, visible
+from .visible_text import visible
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STRONG = 0.5

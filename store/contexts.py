@@ -117,6 +117,26 @@ def read_features(
         )
 
 
+def read_prefixes(
+    connection: duckdb.DuckDBPyConnection, sae_id: str, features: range, split: Split
+) -> dict[int, tuple[int, ...]]:
+    """The tokens that the model read before each window kept for these features, by window id.
+
+    They are shown with a window and never scored; at the beginning of a sequence there are none.
+    """
+    rows = connection.execute(
+        """
+        SELECT window_id, coalesce(prefix_token_ids, []) FROM windows
+        WHERE window_id IN (
+            SELECT window_id FROM contexts
+            WHERE sae_id = $sae AND feature BETWEEN $first AND $last AND split = $split
+        )
+        """,
+        {"sae": sae_id, "first": features.start, "last": features.stop - 1, "split": split},
+    ).fetchall()
+    return {window_id: tuple(prefix) for window_id, prefix in rows}
+
+
 def _windows(table: pa.Table, window_tokens: int) -> Windows:
     return Windows(
         window_id=table["window_id"].to_numpy(),

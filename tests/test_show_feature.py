@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from scopenote.flows.show_feature import percentage, render_feature, shade, sparkline
-from scopenote.flows.visible_text import join_bytes, visible
+from scopenote.flows.visible_text import visible
 from scopenote.store.errors import UserMistake
 from scopenote.store.feature_page import (
     FeaturePage,
@@ -313,23 +313,3 @@ def test_a_database_of_an_older_version_is_shown_without_what_it_lacks() -> None
     assert "raises      “ import”  “␛[31m”" in rendered(page)
     assert page.top_tokens == ()
     assert "strong at" not in rendered(page)
-
-
-@given(text=st.text(), seed=st.integers(0, 99))
-def test_characters_spelled_in_bytes_are_joined_and_keep_their_strongest_activation(
-    text: str, seed: int
-) -> None:
-    tokens: list[str] = []
-    for character in text.encode("utf-8", "replace").decode():
-        spelled = character.encode()
-        tokens += [character] if len(spelled) == 1 else [f"<0x{byte:02X}>" for byte in spelled]
-    activations = [float((seed + 7 * place) % 5) for place in range(len(tokens))]
-    joined, strongest = join_bytes(tokens, activations)
-    assert "".join(joined) == text.encode("utf-8", "replace").decode()
-    assert max(strongest, default=0) == max(activations, default=0)
-
-
-def test_bytes_that_spell_no_character_stay_as_they_are() -> None:
-    tokens = ["a", "<0x80>", "<0xE2>", "<0x80>", "b", "<0xE2>"]
-    activations = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-    assert join_bytes(tokens, activations) == (tokens, activations)
