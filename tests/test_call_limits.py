@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scopenote.label.call_limits import BURST_SECONDS, SMALLEST_SHARE, CallLimits, Pace
 from scopenote.store.errors import ConfigurationError
@@ -37,6 +37,7 @@ class LeakyBucket:
         return pause
 
 
+@settings(max_examples=50)
 @given(st.integers(1, 60), st.sampled_from([1, 50]), Arrivals)
 def test_a_pace_is_a_leaky_bucket_and_no_minute_has_more_than_allowed(
     per_minute: int, largest: int, arrivals: list[tuple[float, int, int]]
@@ -57,6 +58,7 @@ def test_a_pace_is_a_leaky_bucket_and_no_minute_has_more_than_allowed(
             assert len(minute) <= per_minute
 
 
+@settings(max_examples=50)
 @given(st.integers(1, 2000), st.sampled_from([1.0, 0.5, 1 / 64]), Arrivals)
 def test_a_booking_put_right_at_once_is_a_right_booking(
     per_minute: int, share: float, arrivals: list[tuple[float, int, int]]

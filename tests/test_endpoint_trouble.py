@@ -8,7 +8,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scopenote.label.chat import ChatReply
 from scopenote.label.completion import UnusableAnswer, read_completion
@@ -82,12 +82,17 @@ def test_a_message_is_short_on_one_line_and_harmless_on_a_terminal() -> None:
     assert refusal(500, b"\xff\xfe").message
 
 
-@given(st.integers(400, 599), st.binary(max_size=60) | st.recursive(
-    st.none() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["error", "message", "code", "detail", "x"]), inner),
-    max_leaves=6,
-))  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=9),
+    lambda inner: st.dictionaries(
+        st.sampled_from(["error", "message", "code", "type", "detail", "param"]), inner, max_size=3
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=50)
+@given(st.integers(400, 599), st.binary(max_size=60) | JSON)
 def test_whatever_an_error_says_it_is_judged(status: int, content: Any) -> None:
     trouble = refusal(status, content)
     assert trouble.message
@@ -117,6 +122,7 @@ def test_how_long_to_wait_is_told_in_seconds_or_as_a_moment(
     assert seconds_to_wait(headers, NOON) == seconds
 
 
+@settings(max_examples=30)
 @given(st.integers(-(10**8), 10**8), st.integers(0, 10**5))
 def test_a_moment_is_counted_by_the_clock_of_the_endpoint_however_wrong_ours_is(
     wrong_by: int, seconds: int
@@ -129,6 +135,7 @@ def test_a_moment_is_counted_by_the_clock_of_the_endpoint_however_wrong_ours_is(
     assert seconds_to_wait(headers, NOON) == seconds
 
 
+@settings(max_examples=50)
 @given(st.text(max_size=30))
 def test_a_wait_that_makes_no_sense_is_none_or_not_negative(text: str) -> None:
     seconds = seconds_to_wait({"retry-after": text, "date": text}, NOON)
