@@ -49,11 +49,12 @@ class FidelitySums:
             firings: what it fires with on these tokens.
         """
         fired = firings.every(FIDELITY_STRIDE)
-        exact = target[::FIDELITY_STRIDE].double()
-        error = exact - reconstruct(sae, fired, x[::FIDELITY_STRIDE]).double()
+        # Summed on the host: a few tokens, and not every device has float64.
+        exact = target[::FIDELITY_STRIDE].cpu().double()
+        error = exact - reconstruct(sae, fired, x[::FIDELITY_STRIDE]).cpu().double()
         return cls(
             n_tokens=len(exact),
-            sum_x=exact.sum(0).cpu().numpy(),
+            sum_x=exact.sum(0).numpy(),
             sum_x_sq=float(exact.square().sum()),
             sum_error_sq=float(error.square().sum()),
         )

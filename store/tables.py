@@ -7,11 +7,19 @@ was written from, also where text repeats.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import UInt64
 
+from .background import FIRING_ARRAYS
 from .merging import per_split
 from .parts import Part
 from .splits import SPLITS
@@ -23,6 +31,43 @@ _WINDOWS_AT_ONCE = 512
 def _split_name(column: str) -> str:
     cases = " ".join(f"WHEN {number} THEN '{split}'" for number, split in enumerate(SPLITS))
     return f"CASE {column} {cases} END"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolIds:
+    """The windows of the background by split, in the order of their hashes."""
+
+    token_hash: list[UInt64[np.ndarray, " P"]]
+    window_id: list[UInt64[np.ndarray, " P"]]
+
+    @classmethod
+    def read(cls, connection: duckdb.DuckDBPyConnection) -> PoolIds:
+        """Of the table `pool_windows`."""
+        columns = [
+            connection.execute(
+                "SELECT token_hash, window_id FROM pool_windows WHERE split = $split "
+                "ORDER BY token_hash",
+                {"split": number},
+            ).fetchnumpy()
+            for number in range(len(SPLITS))
+        ]
+        return cls(
+            [np.asarray(each["token_hash"], np.uint64) for each in columns],
+            [np.asarray(each["window_id"], np.uint64) for each in columns],
+        )
+
+    def named(self, rows: pa.RecordBatch, split: int) -> pa.Table:
+        """A part's rows that lie in the pool, by hash and occurrence, with their window_id."""
+        token_hash = rows["token_hash"].to_numpy()
+        known = self.token_hash[split]
+        place = np.searchsorted(known, token_hash)
+        is_known = np.zeros(len(place), np.bool_)
+        inside = place < len(known)
+        is_known[inside] = known[place[inside]] == token_hash[inside]
+        order = np.lexsort((rows["occurrence"].to_numpy(), token_hash))
+        order = order[is_known[order]]
+        table = pa.Table.from_batches([rows.select(FIRING_ARRAYS)]).take(pa.array(order))
+        return table.add_column(0, "window_id", pa.array(self.window_id[split][place[order]]))
 
 
 def prepare_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
@@ -48,8 +93,9 @@ def prepare_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
         "CREATE TABLE next_background AS "
         f"SELECT * REPLACE (sae_id::ENUM ({ids}) AS sae_id) FROM background LIMIT 0"
     )
+    pool = PoolIds.read(connection)
     for number, sae in enumerate(merged.manifest["saes"]):
-        _prepare_background(connection, merged, number, sae["sae_id"])
+        _prepare_background(connection, merged, number, sae["sae_id"], pool)
 
 
 def drop_prepared(connection: duckdb.DuckDBPyConnection) -> None:
@@ -182,36 +228,47 @@ def _insert_contexts(
 
 
 def _prepare_background(
-    connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae_id: str
+    connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae_id: str, pool: PoolIds
 ) -> None:
+    with ThreadPoolExecutor(1, thread_name_prefix="background") as executor:
+        rows = _background_by_feature(merged.file(f"background-{number}"), pool)
+        for split, firings in _one_ahead(executor, rows):
+            connection.register("firings", firings)
+            connection.execute(
+                """
+                INSERT INTO next_background
+                SELECT $sae, feature, window_id, positions, activations, $split FROM firings
+                """,
+                {"sae": sae_id, "split": split},
+            ).fetchall()
+            connection.unregister("firings")
+
+
+def _background_by_feature(file: Path, pool: PoolIds) -> Iterator[tuple[str, pa.Table]]:
+    """An SAE's rows of the background, some windows after others, each time by feature.
+
+    So memory does not depend on the size of the pool; the table becomes as many runs.
+    """
     from .feature_order import by_feature
 
     # Without `pre_buffer`, which holds what was read until the file is closed.
-    file = pq.ParquetFile(merged.file(f"background-{number}"), pre_buffer=False)
-    # Some windows after others, so that memory does not depend on the size of the pool; the
-    # table becomes as many runs, each by feature.
-    for rows in file.iter_batches(_WINDOWS_AT_ONCE):
-        connection.register("some_windows", rows)
-        for split in SPLITS:
-            windows = connection.sql(
-                """
-                SELECT p.window_id, b.* EXCLUDE (split, token_hash, occurrence)
-                FROM some_windows b JOIN pool_windows p USING (split, token_hash)
-                WHERE split = $split ORDER BY token_hash, b.occurrence
-                """,
-                params={"split": SPLITS.index(split)},
-            ).to_arrow_table()
+    for rows in pq.ParquetFile(file, pre_buffer=False).iter_batches(_WINDOWS_AT_ONCE):
+        of_split = rows["split"].to_numpy()
+        for number, split in enumerate(SPLITS):
+            windows = pool.named(rows.filter(pa.array(of_split == number)), number)
             if windows.num_rows:
-                connection.register("firings", by_feature(windows))
-                connection.execute(
-                    """
-                    INSERT INTO next_background
-                    SELECT $sae, feature, window_id, positions, activations, $split FROM firings
-                    """,
-                    {"sae": sae_id, "split": split},
-                ).fetchall()
-                connection.unregister("firings")
-        connection.unregister("some_windows")
+                yield split, by_feature(windows)
+
+
+T = TypeVar("T")
+
+
+def _one_ahead(executor: Executor, items: Iterator[T]) -> Iterator[T]:
+    """The items, each made in the executor's thread while the one before it is used."""
+    waiting = executor.submit(next, items, None)
+    while (item := waiting.result()) is not None:
+        waiting = executor.submit(next, items, None)
+        yield item
 
 
 def _insert_features(
