@@ -430,7 +430,7 @@ def shown(error: BaseException | None) -> Iterator[str]:
     "answer",
     [
         error(401, f"Incorrect API key provided: {KEY}."),
-        error(400, "x" * 490 + KEY),
+        error(400, "x" * 478 + KEY),
         error(400, f"You sent Bearer {KEY}", param="logprobs"),
         replace(error(400), body=f'{{"error": "{KEY.replace("-", chr(92) + "u002d")}"}}'.encode()),
         Answer("html", 500, f"<html>Authorization: Bearer {KEY}</html>".encode()),
