@@ -1,9 +1,30 @@
-"""What a conversation with a language model is made of."""
+"""What is asked of a language model and what it answers, whatever serves it.
+
+A client (`ChatClient`) takes a request and gives a reply or raises: `RequestGivenUp` where this
+one request failed, `EndpointRefuses` where none will succeed. Left out: what prompts say, what a
+reply means, what it costs and where it is recorded.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
+
+from ..store.records import content_hash
+
+Reason = Literal[
+    "rate_limited",  # 429 until patience ended
+    "server_error",  # 5xx, 408 or 409 until patience ended
+    "timeout",  # no answer in time, again and again
+    "connection",  # refused, broken off, or no such host
+    "web_page",  # HTML where JSON was expected
+    "not_json",  # a damaged body
+    "unreadable",  # JSON, but no chat completion
+    "no_choices",  # a chat completion without any choice
+    "context_too_long",  # more than the model takes: a shorter prompt may do
+    "bad_request",  # any other refusal of this one request
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +33,95 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A conversation to be continued by a model.
+
+    Attributes:
+        messages: the conversation so far.
+        model: its name at the endpoint.
+        temperature: 0 for the likeliest continuation.
+        max_tokens: the reply is cut off after so many.
+        reply_schema: the JSON schema that the reply is to follow. An endpoint may only promise some
+            JSON, or nothing: the prompt has to describe the form as well.
+        top_logprobs: how many alternatives to give at each token of the reply, with log
+            probabilities; None for no log probabilities at all.
+        draw: a number that tells repeated draws of one request apart. It is not sent.
+    """
+
+    messages: tuple[Message, ...]
+    model: str
+    temperature: float
+    max_tokens: int
+    reply_schema: dict[str, Any] | None = None
+    top_logprobs: int | None = None
+    draw: int = 0
+
+    @property
+    def request_hash(self) -> str:
+        """A hash of all that decides the reply, the draw included."""
+        # As text, since the order of a schema's properties is the order they are written in.
+        schema = None if self.reply_schema is None else json.dumps(self.reply_schema)
+        messages = [[message.role, message.content] for message in self.messages]
+        limits = [float(self.temperature), self.max_tokens, self.top_logprobs]
+        return content_hash([self.model, messages, *limits, schema, self.draw])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of a reply.
+
+    Attributes:
+        token: its text.
+        logprob: its natural log probability.
+        alternatives: the likeliest tokens in its place with their log probabilities, itself
+            among them if it is one of them.
+    """
+
+    token: str
+    logprob: float
+    alternatives: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """What a model answered.
+
+    Attributes:
+        text: the reply; None where the model wrote nothing.
+        finish_reason: why it ended: `stop`, `length`, `content_filter` or the endpoint's own word.
+        refusal: what the model says where it declines to answer.
+        logprobs: one for each token; None where none were asked for or the endpoint has none.
+        prompt_tokens: what was read; None where the endpoint does not say.
+        cached_tokens: those of them that were read from a cache, at a lower price.
+        completion_tokens: what was written.
+        model: the model's name as the endpoint states it.
+        seconds: spent on sending and backing off, without waiting for its turn.
+        attempts: how often the request was sent.
+    """
+
+    text: str | None
+    finish_reason: str | None
+    refusal: str | None
+    logprobs: tuple[TokenLogprob, ...] | None
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    model: str
+    seconds: float
+    attempts: int
+
+
+class ChatClient(Protocol):
+    """Whatever answers requests: an endpoint, or a model in this process."""
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """The model's reply.
+
+        Raises:
+            RequestGivenUp: this request has no usable reply.
+            EndpointRefuses: no request will have one; the run should stop.
+        """
+        ...

@@ -5,8 +5,9 @@ What is not one of these is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -48,9 +49,9 @@ class ScopenoteError(Exception):
         lines = [self.what, *(f"  {name}: {text}" for name, text in named.items() if text)]
         return "\n".join(lines)
 
-    def __reduce__(self) -> tuple[type[ScopenoteError], tuple[str | None, ...]]:
+    def __reduce__(self) -> tuple[type[ScopenoteError], tuple[Any, ...]]:
         # Exceptions pickle by `args`, which a dataclass leaves empty; tasks cross processes.
-        return type(self), (self.what, self.where, self.found, self.expected, self.mend)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
 
 class UserMistake(ScopenoteError):
@@ -97,3 +98,30 @@ class PartConflict(StoreError):
 
 class BudgetSpent(ScopenoteError):
     """The next call to a model might cost more than the budget has left."""
+
+
+class EndpointRefuses(UserMistake):
+    """A model's endpoint will answer no request of this run: wrong key, no credit, no such model.
+
+    Raised again for every later request, which is then not sent.
+    """
+
+
+@dataclass
+class RequestGivenUp(ScopenoteError):
+    """One request to a model ended without a usable reply; others may fare better.
+
+    Attributes:
+        reason: a word of `label/chat.py`'s `Reason`, to be counted and stored.
+        attempts: how often it was sent.
+        seconds: spent on sending and backing off, without waiting for its turn.
+        prompt_tokens, cached_tokens, completion_tokens: where a reply came that cannot be used,
+            what it was charged for; None where nothing is known.
+    """
+
+    reason: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None

@@ -20,7 +20,7 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 # A test must neither spend the user's money nor report to the user's server.
-for name in ("OPENAI_API_KEY", "HF_TOKEN", "PREFECT_API_URL", "PREFECT_API_KEY"):
+for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "PREFECT_API_URL", "PREFECT_API_KEY"):
     os.environ.pop(name, None)
 
 # How long one example takes says nothing on a machine that has other work.

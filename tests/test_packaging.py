@@ -32,9 +32,7 @@ BROUGHT_BY = {"httpx2": "huggingface_hub"}
 # Declared, and imported by no room.
 NOT_IMPORTED = {
     "fastapi": "bounded, because Prefect dies on newer ones",
-    "openai": "the client of language models, which explain from version 0.2",
     "sqlalchemy": "bounded, because Prefect's schedules never fire on newer ones",
-    "tenacity": "the retries of that client",
 }
 
 
