@@ -151,7 +151,7 @@ def check_any_cutting(job: CollectJob, chunks: list[Chunk], data: st.DataObject)
     assert_same(collect_in(job, groups), expected_tables(job, chunks))
 
 
-@with_examples(8)
+@with_examples(5)
 @given(drawn=collections())
 def test_one_part_gives_the_tables_of_the_brute_force_reference(
     drawn: tuple[CollectJob, list[Chunk]],
@@ -168,7 +168,7 @@ def test_one_part_gives_the_tables_of_the_brute_force_reference_in_many_cases(
     check_one_part(*drawn)
 
 
-@with_examples(8)
+@with_examples(5)
 @given(drawn=collections(), data=st.data())
 def test_any_cutting_into_parts_absorbed_in_any_order_gives_the_same_tables(
     drawn: tuple[CollectJob, list[Chunk]], data: st.DataObject
@@ -185,7 +185,7 @@ def test_any_cutting_into_parts_gives_the_same_tables_in_many_cases(
     check_any_cutting(*drawn, data)
 
 
-@with_examples(8)
+@with_examples(5)
 @given(drawn=collections())
 def test_no_score_or_select_window_shares_document_or_tokens_with_an_earlier_split(
     drawn: tuple[CollectJob, list[Chunk]],

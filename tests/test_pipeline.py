@@ -233,6 +233,7 @@ def test_prefect_keeps_to_the_runs_own_folder(undisturbed: Path) -> None:
     assert (undisturbed / "prefect" / "prefect.db").is_file()
 
 
+@pytest.mark.slow
 def test_a_second_run_does_no_work_and_says_so(config: Path, undisturbed: Path) -> None:
     before = tables(undisturbed)
     again = run("run", config, "--out", undisturbed)
