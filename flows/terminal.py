@@ -39,6 +39,7 @@ def answer(command: Callable[[], object]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except Exception:
+        # What nobody foresaw is shown whole.
         traceback.print_exc()
         complain(
             "This is a defect of Scopenote, not of yours. Please report it with the lines above; "

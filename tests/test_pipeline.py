@@ -320,11 +320,8 @@ def _wait_for_work(folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.slow
-def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
-    config: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "sharded"
+def collect_three_shards(folder: Path, config: Path) -> None:
+    """At once, each by a process of its own."""
     shards = [
         subprocess.Popen(
             command("collect", folder, "--config", config, "--shard", f"{n}/3"),
@@ -336,6 +333,14 @@ def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
     for shard in shards:
         _, said = shard.communicate(timeout=300)
         assert shard.returncode == 0, said
+
+
+@pytest.mark.slow
+def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sharded"
+    collect_three_shards(folder, config)
     assert not (folder / "work.duckdb").exists()
     assert len(list((folder / "parts").iterdir())) == 3
     finished = run("run", folder)
@@ -361,17 +366,7 @@ def test_neurons_come_out_the_same_killed_or_sharded(config: Path, tmp_path: Pat
         time.sleep(seconds)
         process.kill()
         process.communicate()
-    shards = [
-        subprocess.Popen(
-            command("collect", sharded, "--config", neurons, "--shard", f"{n}/3"),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in (1, 2, 3)
-    ]
-    for shard in shards:
-        _, said = shard.communicate(timeout=300)
-        assert shard.returncode == 0, said
+    collect_three_shards(sharded, neurons)
     for folder in folders:
         finished = run("run", neurons, "--out", folder)
         assert finished.returncode == 0, finished.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scopenote.extract.strongest import blocks_of, join_strongest, stack_rows, strongest
+from scopenote.extract.strongest import Strongest, blocks_of, join_strongest, stack_rows, strongest
 
 # Few numbers, so that ties abound, also at the last place.
 rows = st.integers(1, 12).flatmap(
@@ -20,10 +20,10 @@ def sorted_whole(rows: list[list[float]], k: int) -> list[list[tuple[float, int]
     return [[(row[at], at) for at in of] for row, of in zip(rows, places, strict=True)]
 
 
-def as_pairs(found: object) -> list[list[tuple[float, int]]]:
+def as_pairs(found: Strongest) -> list[list[tuple[float, int]]]:
     return [
         list(zip(values.tolist(), columns.tolist(), strict=True))
-        for values, columns in zip(*found, strict=True)  # type: ignore[misc]
+        for values, columns in zip(found.values, found.columns, strict=True)
     ]
 
 
