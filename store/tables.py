@@ -8,9 +8,10 @@ was written from, also where text repeats.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import duckdb
@@ -26,6 +27,8 @@ from .splits import SPLITS
 
 # Windows of the background whose firings are held at once.
 _WINDOWS_AT_ONCE = 512
+# Threads that insert the background.
+_WRITERS = 2
 
 
 def _split_name(column: str) -> str:
@@ -230,45 +233,60 @@ def _insert_contexts(
 def _prepare_background(
     connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae_id: str, pool: PoolIds
 ) -> None:
-    with ThreadPoolExecutor(1, thread_name_prefix="background") as executor:
-        rows = _background_by_feature(merged.file(f"background-{number}"), pool)
-        for split, firings in _one_ahead(executor, rows):
-            connection.register("firings", firings)
-            connection.execute(
-                """
-                INSERT INTO next_background
-                SELECT $sae, feature, window_id, positions, activations, $split FROM firings
-                """,
-                {"sae": sae_id, "split": split},
-            ).fetchall()
-            connection.unregister("firings")
+    """Inserts an SAE's rows of the background, several stretches of windows at a time.
 
-
-def _background_by_feature(file: Path, pool: PoolIds) -> Iterator[tuple[str, pa.Table]]:
-    """An SAE's rows of the background, some windows after others, each time by feature.
-
-    So memory does not depend on the size of the pool; the table becomes as many runs.
+    DuckDB writes what one connection inserts in one thread; so each thread has its own. Which
+    stretch comes first in the table is left open: it is read by feature.
     """
-    from .feature_order import by_feature
+    stretches = _OneAtATime(_stretches(merged.file(f"background-{number}"), pool))
 
+    def insert() -> None:
+        from .feature_order import by_feature
+
+        with connection.cursor() as cursor:
+            for split, windows in stretches:
+                cursor.register("firings", by_feature(windows))
+                cursor.execute(
+                    """
+                    INSERT INTO next_background
+                    SELECT $sae, feature, window_id, positions, activations, $split FROM firings
+                    """,
+                    {"sae": sae_id, "split": split},
+                ).fetchall()
+                cursor.unregister("firings")
+
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="background") as executor:
+        for written in [executor.submit(insert) for _ in range(_WRITERS)]:
+            written.result()
+
+
+def _stretches(file: Path, pool: PoolIds) -> Iterator[tuple[str, pa.Table]]:
+    """An SAE's rows of the background by window, some windows after others, each of one split.
+
+    So memory does not depend on the size of the pool; the table becomes as many runs by feature.
+    """
     # Without `pre_buffer`, which holds what was read until the file is closed.
     for rows in pq.ParquetFile(file, pre_buffer=False).iter_batches(_WINDOWS_AT_ONCE):
         of_split = rows["split"].to_numpy()
         for number, split in enumerate(SPLITS):
             windows = pool.named(rows.filter(pa.array(of_split == number)), number)
             if windows.num_rows:
-                yield split, by_feature(windows)
+                yield split, windows
 
 
 T = TypeVar("T")
 
 
-def _one_ahead(executor: Executor, items: Iterator[T]) -> Iterator[T]:
-    """The items, each made in the executor's thread while the one before it is used."""
-    waiting = executor.submit(next, items, None)
-    while (item := waiting.result()) is not None:
-        waiting = executor.submit(next, items, None)
-        yield item
+class _OneAtATime(Iterator[T]):
+    """Items for several threads: each gets another, and one of them at a time makes the next."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+        self._making = Lock()
+
+    def __next__(self) -> T:
+        with self._making:
+            return next(self._items)
 
 
 def _insert_features(
