@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import Any, TypeVar, cast
 
 from prefect.futures import as_completed
@@ -47,6 +48,19 @@ def task_ranges(missing: Mapping[str, list[int]], size: int) -> Iterator[tuple[s
             ):
                 yield sae_id, range(features[begin], features[end - 1] + 1)
                 begin = end
+
+
+def task_blocks(
+    missing: Mapping[str, list[int]], size: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Missing features between two multiples of `size`, however few, SAE by SAE.
+
+    For tasks that need not have consecutive features: of a few drawn from many, one would
+    otherwise become a task each.
+    """
+    for sae_id, features in missing.items():
+        for _, block in groupby(features, key=lambda feature: feature // size):
+            yield sae_id, tuple(block)
 
 
 def side_by_side() -> Any:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ..store.errors import ExitCode, UserMistake
+from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .terminal import answer, complain, print_json, print_page, program
-from .working import configured_run, run_folder, working
+from .working import configured_run, published, run_folder, working
 
 if TYPE_CHECKING:
-    from ..store.database import Store
     from ..store.run_folder import RunFolder
     from .config import Config
     from .progress import Progress
@@ -107,13 +106,34 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", metavar="RUN", help="The folder of the run.")
     ] = Path("demo"),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Also have some features labelled by this model, at OPENAI_BASE_URL or else "
+            "OpenAI; what it costs is said first.",
+        ),
+    ] = None,
+    features: Annotated[
+        int, typer.Option("--features", min=1, help="With --model: how many features.")
+    ] = 50,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --model: ask it without asking you.")
+    ] = False,
+    budget_usd: BudgetUsd = None,
     prefect_server: OwnServer = False,
 ) -> None:
     """The whole job on a small embedded model, without downloads."""
     from .config import demo_config
 
     again = ["demo", "--out", str(out)]
-    _label_corpus("demo", out, demo_config(), again, prefect_server)
+    config = demo_config()
+    if model is not None:
+        config = demo_config(model=model, features=features)
+        again += ["--model", model, "--features", str(features)]
+        agree_on_cost("demo", out, config, again, prefect_server, yes)
+    _label_corpus("demo", out, config, again, prefect_server, budget=budget_usd)
 
 
 @app.command()
@@ -128,6 +148,7 @@ def run(
         ),
     ] = None,
     allow_mismatch: AllowMismatch = False,
+    budget_usd: BudgetUsd = None,
     prefect_server: OwnServer = False,
 ) -> None:
     """Collect, explain and score: all that is not there already."""
@@ -139,7 +160,8 @@ def run(
     settings = load_config(config)
     if out is None:
         out = config.parent if config.name == "run.toml" else Path(config.stem)
-    _label_corpus("run", out, settings, ["run", str(out)], prefect_server, allow_mismatch)
+    again = ["run", str(out)]
+    _label_corpus("run", out, settings, again, prefect_server, allow_mismatch, budget_usd)
 
 
 @app.command()
@@ -171,13 +193,19 @@ def collect(
 
 
 @app.command()
-def explain(run: Run, config: FirstConfig = None, prefect_server: OwnServer = False) -> None:
+def explain(
+    run: Run,
+    config: FirstConfig = None,
+    budget_usd: BudgetUsd = None,
+    prefect_server: OwnServer = False,
+) -> None:
     """Write labels from the contexts that were collected."""
+    budget = in_usd(budget_usd)
 
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .explain_features import explain_features
 
-        return explain_features(settings, folder, progress)
+        return explain_features(settings, folder, progress, budget)
 
     _stage("explain", work, run, config, prefect_server)
 
@@ -200,7 +228,7 @@ def status(run: Run, json: Json = False) -> None:
     from ..store.status import read_status
     from .summary import render_status
 
-    with _published(run) as (folder, store):
+    with published(run) as (folder, store):
         found = read_status(store.connection, folder.database)
     if json:
         print_json(found.as_dict())
@@ -227,13 +255,17 @@ def show(
     from ..store.feature_page import find_feature, read_feature_page
     from .show_feature import render_feature
 
-    with _published(run) as (_, store):
+    with published(run) as (_, store):
         feature_id = find_feature(store.connection, feature)
         page = read_feature_page(store.connection, feature_id, split.value, kind.value, n)
     if json:
         print_json(page.as_dict())
     else:
         print_page(render_feature(page))
+
+
+app.command()(estimate)
+app.command()(replay)
 
 
 @app.command()
@@ -287,12 +319,16 @@ def _label_corpus(
     again: list[str],
     use_own_server: bool,
     allow_mismatch: bool = False,
+    budget: str | None = None,
 ) -> None:
+    budget_usd = in_usd(budget)
+    if budget is not None:
+        again = [*again, "--budget-usd", budget]
     folder = run_folder(out, config)
     with working(folder, command, again, use_own_server) as progress:
         from .label_corpus import label_corpus
 
-        report = label_corpus(config, folder, progress, allow_mismatch)
+        report = label_corpus(config, folder, progress, allow_mismatch, budget_usd)
     _print_report(report)
     _print_ending(folder)
     raise typer.Exit(report.exit_code)
@@ -332,27 +368,6 @@ def _collect_shard(
     raise typer.Exit(report.exit_code)
 
 
-# --- reading what was published -----------------------------------------------------------
-
-
-@contextmanager
-def _published(run: Path) -> Iterator[tuple[RunFolder, Store]]:
-    from ..store.database import open_store
-    from ..store.run_folder import RunFolder
-
-    folder = RunFolder(run)
-    # The database alone is enough to be read, as when someone was sent it.
-    if not folder.database.exists():
-        RunFolder.open_existing(run)
-        raise UserMistake(
-            "Nothing has been collected in this run yet.",
-            where=str(folder.path),
-            mend=f"type `{program()} run {shlex.quote(str(run))}`",
-        )
-    with open_store(folder.path) as store:
-        yield folder, store
-
-
 def _print_report(report: RunReport) -> None:
     for stage in report.stages:
         for line in stage.remarks():
@@ -363,7 +378,7 @@ def _print_ending(folder: RunFolder) -> None:
     from ..store.status import read_extremes, read_status
     from .summary import render_ending
 
-    with _published(folder.path) as (_, store):
+    with published(folder.path) as (_, store):
         found = read_status(store.connection, folder.database)
         extremes = read_extremes(store.connection)
     print_page(render_ending(found, extremes, folder, program()))

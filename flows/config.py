@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -27,27 +25,16 @@ from pydantic import (
 from ..store.errors import ConfigurationError
 from ..store.splits import Split
 from ..store.unit_names import split_basis_name
+from .config_section import Count, Positive, Section, Seed, Share, Text
 from .config_text import explain_problems, problem, toml_lines
+from .explain_settings import ChatSection, ExplainSection
 
 TOY = "toy"
 CHUNK_DOCUMENTS = 256
 """Documents in a chunk, the unit that is absorbed once; never a setting, so that runs agree."""
 
 Site = Literal["res", "mlp", "att", "transcoder", "mlp_in", "embedding"]
-Explainer = Literal["token_lookup"]
 Simulator = Literal["token_lookup"]
-
-Text = Annotated[str, StringConstraints(min_length=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A table of the configuration: fixed once read, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ModelSection(Section):
@@ -228,15 +215,6 @@ class CollectSection(Section):
         return kept[split]
 
 
-class ExplainSection(Section):
-    """How labels are written."""
-
-    explainers: Annotated[tuple[Explainer, ...], Field(strict=False, min_length=1)] = Field(
-        default=("token_lookup",), description="each proposes a label for every feature"
-    )
-    features_per_task: Positive = Field(default=256, description="features in one task")
-
-
 class ScoreSection(Section):
     """How labels are scored."""
 
@@ -277,11 +255,25 @@ class Config(Section):
         return "\n".join(toml_lines(self)) + "\n"
 
 
-def demo_config(max_tokens: int = 500_000) -> Config:
-    """The job of `scopenote demo`: the embedded toy on this Python's standard library."""
+def demo_config(max_tokens: int = 500_000, model: str | None = None, features: int = 50) -> Config:
+    """The job of `scopenote demo`: the embedded toy on this Python's standard library.
+
+    Args:
+        max_tokens: how much text is read.
+        model: a language model that labels some features as well.
+        features: how many.
+    """
+    explain = ExplainSection()
+    if model is not None:
+        explain = ExplainSection(
+            explainers=("token_lookup", "max_activations"),
+            features=features,
+            chat=ChatSection(model=model),
+        )
     return Config(
         model=ModelSection(name=TOY),
         corpus=CorpusSection(standard_library=True, max_tokens=max_tokens),
+        explain=explain,
     )
 
 
@@ -364,6 +356,10 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     corpus_path = config.corpus.path
     if corpus_path is not None:
         corpus_path = os.path.normpath(folder / Path(corpus_path).expanduser())
+    chat = config.explain.chat
+    if chat.prices is not None:
+        prices = os.path.normpath(folder / Path(chat.prices).expanduser())
+        chat = chat.model_copy(update={"prices": prices})
     entries = tuple(
         entry.model_copy(update={"path": resolve(entry.path)}) for entry in config.saes.paths
     )
@@ -375,5 +371,6 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
             ),
             "saes": config.saes.model_copy(update={"paths": entries}),
             "corpus": config.corpus.model_copy(update={"path": corpus_path}),
+            "explain": config.explain.model_copy(update={"chat": chat}),
         }
     )

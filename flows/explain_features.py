@@ -6,19 +6,23 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from ..label.explainers import NEVER_ACTIVE, Explainer, TokenLookupExplainer
+from ..label.prompted import PROMPTED
 from ..store.absorb import absorb_results
+from ..store.calls import absorb_journals
 from ..store.contexts import BackgroundWindows, load_background, read_features
 from ..store.database import Store, now, open_store, open_work, publish
 from ..store.labels import count_labels, label_tables, unlabelled_features
 from ..store.parts import remove_unfinished, write_part
 from ..store.records import content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
+from .ask_models import ask_models, notes_on
 from .batches import require_collected, run_over_features, side_by_side
 from .config import Config
 from .progress import Progress
@@ -41,21 +45,42 @@ class ExplainWork:
 
 
 @flow(name="explain-features", validate_parameters=False, task_runner=side_by_side())
-def explain_features(config: Config, folder: RunFolder, progress: Progress) -> StageReport:
-    """Labels every feature that an explainer has not seen, and publishes the labels."""
+def explain_features(
+    config: Config, folder: RunFolder, progress: Progress, budget_usd: Decimal | None = None
+) -> StageReport:
+    """Labels every feature that an explainer has not seen, and publishes the labels.
+
+    Raises:
+        EndpointRefuses: the model's endpoint answers no request; what it had answered is kept.
+        BudgetSpent: the next call might cost more than is left of `budget_usd`, which counts what
+            the run has cost already; likewise.
+    """
     started = time.monotonic()
     with recorded_run("explain", config, folder) as run, clear_disk_errors(folder.path):
         remove_unfinished(folder.parts)
         _absorb(folder)  # what a run that died had finished
         require_collected(folder)
         done: Counter[str] = Counter()
+        prompted = [PROMPTED[name] for name in config.explain.prompted]
         with open_store(folder.path) as store:
             for name in config.explain.explainers:
-                explainer = EXPLAINERS[name]
-                for batch in _explain_with(explainer, config, folder, progress, store, run.run_id):
-                    done += batch
-        if done:
-            _absorb(folder)
+                if (explainer := EXPLAINERS.get(name)) is not None:
+                    for batch in _explain_with(
+                        explainer, config, folder, progress, store, run.run_id
+                    ):
+                        done += batch
+            asked = ask_models(
+                prompted,
+                config.explain,
+                folder,
+                progress,
+                store,
+                run.run_id,
+                budget_usd,
+                partial(_absorb, folder),
+            )
+        done += asked.labels
+        _absorb(folder)
         with open_work(folder.path) as work:
             n_labels = count_labels(work, config.explain.explainers)
         run.stages.append(
@@ -67,9 +92,11 @@ def explain_features(config: Config, folder: RunFolder, progress: Progress) -> S
                 # A feature without any text is no failure of the work: it is said, not alarmed.
                 failures={r: n for r, n in sorted(done.items()) if r not in ("", NEVER_ACTIVE)},
                 seconds=time.monotonic() - started,
-                notes=_notes(done[NEVER_ACTIVE]),
+                notes=(*_notes(done[NEVER_ACTIVE]), *notes_on(asked)),
             )
         )
+        if asked.stopped is not None:
+            raise asked.stopped
         return run.stages[-1]
 
 
@@ -113,5 +140,6 @@ def _notes(n_never_active: int) -> tuple[str, ...]:
 
 def _absorb(folder: RunFolder) -> None:
     with open_work(folder.path) as work:
-        if absorb_results(work, folder.parts, "explain"):
+        calls = absorb_journals(work, folder.journal)
+        if absorb_results(work, folder.parts, "explain") or calls.n_journals:
             publish(work, folder.path)

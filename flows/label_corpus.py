@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from prefect import flow
 
 from ..store.run_folder import RunFolder
@@ -16,11 +18,15 @@ from .score_labels import score_labels
 
 @flow(name="label-corpus", validate_parameters=False)
 def label_corpus(
-    config: Config, folder: RunFolder, progress: Progress, allow_mismatch: bool = False
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    allow_mismatch: bool = False,
+    budget_usd: Decimal | None = None,
 ) -> RunReport:
     """Collects, explains and scores all that is not in the run's folder already."""
     with recorded_run("run", config, folder) as run:
         collect_contexts(config, folder, progress, allow_mismatch)
-        explain_features(config, folder, progress)
+        explain_features(config, folder, progress, budget_usd)
         score_labels(config, folder, progress)
         return run.report

@@ -25,6 +25,7 @@ from ..store.scores import count_scored_labels, score_tables, unscored_features
 from ..store.splits import Split
 from .batches import require_collected, run_over_features, side_by_side
 from .config import Config
+from .explain_settings import EMBEDDED
 from .progress import Progress
 from .recorded_runs import recorded_run
 from .reports import StageReport
@@ -57,7 +58,7 @@ def score_labels(config: Config, folder: RunFolder, progress: Progress) -> Stage
         undefined: Counter[str] = Counter()
         n_scored = 0
         with open_store(folder.path) as store:
-            for explainer in config.explain.explainers:
+            for explainer in sorted(EMBEDDED.intersection(config.explain.explainers)):
                 for simulator in config.score.simulators:
                     for batch in _score_with(
                         explainer, simulator, config, folder, progress, store, run.run_id
@@ -75,7 +76,7 @@ def score_labels(config: Config, folder: RunFolder, progress: Progress) -> Stage
                 done=n_scored,
                 already_done=n_labels - n_scored,
                 seconds=time.monotonic() - started,
-                notes=_notes(undefined, n_scored),
+                notes=(*_notes(undefined, n_scored), *_unread(config)),
             )
         )
         return run.stages[-1]
@@ -158,6 +159,13 @@ def _notes(undefined: Counter[str], n_scored: int) -> tuple[str, ...]:
         return ()
     reasons = "; ".join(f"{n:,} {reason}" for reason, n in undefined.most_common() if reason)
     return (f"{n_undefined:,} of {n_scored:,} headline scores are undefined (NULL): {reasons}",)
+
+
+def _unread(config: Config) -> tuple[str, ...]:
+    if not config.explain.prompted:
+        return ()
+    named = " and ".join(config.explain.prompted)
+    return (f"labels by {named} are not scored: no simulator reads what a label says yet",)
 
 
 def _absorb(folder: RunFolder) -> None:

@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..label.pricing import in_dollars
+from ..store.calls import Spending
 from ..store.run_folder import RunFolder
 from ..store.status import (
     SCORE_BINS,
@@ -40,6 +42,8 @@ def render_status(status: RunStatus, folder: RunFolder) -> RenderableType:
     blocks += _failures(status.saes)
     if any(sae.n_labelled for sae in status.saes):
         blocks += ["", *_scores_block(status.saes)]
+    if status.spent:
+        blocks += ["", _spending_table(status.spent)]
     if status.splits:
         blocks += ["", _splits_table(status.splits)]
     if status.runs:
@@ -178,6 +182,24 @@ def _scores_block(saes: Sequence[SaeStatus]) -> Iterator[RenderableType]:
         below = [f"{sae.scores.n_negative:,} below 0"] if sae.scores.n_negative else []
         for line in (*below, *undefined):
             yield Text(f"  {sae.sae_id}  {line}", style="dim")
+
+
+def _spending_table(spent: Sequence[Spending]) -> Table:
+    table = _table(
+        "calls for", "model", "calls>", "failed>", "read>", "cached>", "written>", "dollars>"
+    )
+    for each in spent:
+        usd = "unknown" if each.usd is None else in_dollars(each.usd)
+        tokens = (each.prompt_tokens, each.cached_tokens, each.completion_tokens)
+        table.add_row(
+            Text(visible(each.purpose)),
+            Text(visible(each.model)),
+            f"{each.n_calls:,}",
+            f"{each.n_failed:,}",
+            *("" if n is None else f"{n:,}" for n in tokens),
+            f"{usd}+" if each.usd is not None and each.n_unpriced else usd,
+        )
+    return table
 
 
 def _splits_table(splits: Sequence[SplitStatus]) -> Table:

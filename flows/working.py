@@ -13,10 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from ..store.errors import ConfigurationError, ExitCode, ScopenoteError
+from ..store.errors import ConfigurationError, ExitCode, ScopenoteError, UserMistake
 from .terminal import complain, program
 
 if TYPE_CHECKING:
+    from ..store.database import Store
     from ..store.run_folder import RunFolder
     from .config import Config
     from .prefect_home import PrefectServer
@@ -48,7 +49,10 @@ def run_folder(path: Path, config: Config) -> RunFolder:
         folder.write_config(config.to_toml())
         return folder
     differing = differing_keys(load_config(folder.config_file), config)
-    if differing:
+    if differing and all(key.startswith("explain.") for key in differing):
+        # Labels say by whom they are: other explainers and models add to them.
+        folder.write_config(config.to_toml())
+    elif differing:
         listed = "; ".join(
             f"`{key}` is {there!r} there and {here!r} here"
             for key, (there, here) in differing.items()
@@ -62,6 +66,29 @@ def run_folder(path: Path, config: Config) -> RunFolder:
             f"`{program()} run {shlex.quote(str(path))}`",
         )
     return folder.create()
+
+
+@contextmanager
+def published(run: Path) -> Iterator[tuple[RunFolder, Store]]:
+    """A run and its published database, for those who only read.
+
+    Raises:
+        UserMistake: there is no run, or nothing was collected in it.
+    """
+    from ..store.database import open_store
+    from ..store.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    # The database alone is enough to be read, as when someone was sent it.
+    if not folder.database.exists():
+        RunFolder.open_existing(run)
+        raise UserMistake(
+            "Nothing has been collected in this run yet.",
+            where=str(folder.path),
+            mend=f"type `{program()} run {shlex.quote(str(run))}`",
+        )
+    with open_store(folder.path) as store:
+        yield folder, store
 
 
 @contextmanager

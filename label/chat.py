@@ -68,6 +68,20 @@ class ChatRequest:
         limits = [float(self.temperature), self.max_tokens, self.top_logprobs]
         return content_hash([self.model, messages, *limits, schema, self.draw])
 
+    def as_dict(self) -> dict[str, Any]:
+        """The request as it is stored: `messages`, and what else decides the reply."""
+        content: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": each.role, "content": each.content} for each in self.messages],
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+        }
+        if self.reply_schema is not None:
+            content["reply_schema"] = self.reply_schema
+        if self.top_logprobs is not None:
+            content["top_logprobs"] = self.top_logprobs
+        return content
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:

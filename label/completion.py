@@ -7,10 +7,14 @@ here every field that is used is checked. Left out: HTTP, and what is done about
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from .chat import ChatReply, Reason, TokenLogprob
+
+# More than any prompt will ever have; the ledger takes no more.
+_TOO_MANY_TOKENS = 10**12
 
 
 class _Answered(BaseModel):
@@ -41,13 +45,21 @@ class _Choice(_Answered):
     logprobs: _Logprobs | None = None
 
 
+def _believable(count: int | None) -> int | None:
+    """A count of tokens; one that none can be counts as none stated, for the reply is good."""
+    return count if count is not None and 0 <= count < _TOO_MANY_TOKENS else None
+
+
+_Count = Annotated[int | None, AfterValidator(_believable)]
+
+
 class _PromptDetails(_Answered):
-    cached_tokens: int | None = None
+    cached_tokens: _Count = None
 
 
 class _Usage(_Answered):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
     prompt_tokens_details: _PromptDetails | None = None
 
 

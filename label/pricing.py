@@ -69,6 +69,13 @@ class Price:
 Prices = Mapping[str, Price]
 
 
+def in_dollars(usd: Decimal) -> str:
+    """An amount as people read it: to the cent, or two digits of what is less."""
+    if not usd or usd >= Decimal("0.1"):
+        return f"${usd:,.2f}"
+    return f"${Decimal(f'{usd:.1e}'):f}"
+
+
 def cost_of_call(
     prices: Prices,
     model: str,

@@ -240,7 +240,10 @@ class Spending:
 
 
 def spent(connection: duckdb.DuckDBPyConnection) -> list[Spending]:
-    """What was spent, by purpose and model."""
+    """What was spent, by purpose and model; nothing in a run made before calls were kept."""
+    tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+    if ("repeated_calls",) not in tables:
+        return []
     rows = connection.execute(
         """
         SELECT purpose, model, count(*), count(error), count(*) FILTER (usd IS NULL),

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from .errors import UserMistake
 from .records import FeatureId, Label
 
 _LABELS = pa.schema(
@@ -27,6 +28,7 @@ _LABELS = pa.schema(
         "author": pa.string(),
         "status": pa.string(),
         "reason": pa.string(),
+        "n_dropped_contexts": pa.int32(),
         "created_at": pa.timestamp("us", tz="UTC"),
         "run_id": pa.string(),
     }
@@ -61,42 +63,122 @@ def read_labels(
     connection: duckdb.DuckDBPyConnection, sae_id: str, features: range, explainer: str
 ) -> list[Label]:
     """The labels that an explainer proposed for consecutive features, failures included."""
-    rows = connection.sql(
-        """
-        SELECT l.*, list_sort(list(c.window_id) FILTER (c.window_id IS NOT NULL)) AS window_ids
-        FROM labels l LEFT JOIN label_contexts c USING (label_id)
-        WHERE sae_id = $sae AND feature BETWEEN $first AND $last AND explainer = $explainer
-        GROUP BY ALL ORDER BY feature, draw, label_id
-        """,
-        params={
+    return _read_labels(
+        connection,
+        "sae_id = $sae AND feature BETWEEN $first AND $last AND explainer = $explainer",
+        {
             "sae": sae_id,
             "first": features.start,
             "last": features.stop - 1,
             "explainer": explainer,
         },
     )
-    names = rows.columns
-    return [_label(dict(zip(names, row, strict=True))) for row in rows.fetchall()]
+
+
+def find_label(connection: duckdb.DuckDBPyConnection, label_id: str) -> Label:
+    """A label by its id, or by how that begins.
+
+    Raises:
+        UserMistake: none begins so, or several do.
+    """
+    rows = connection.execute(
+        """
+        SELECT label_id FROM labels WHERE starts_with(label_id, $id)
+        ORDER BY label_id = $id DESC, label_id LIMIT 4
+        """,
+        {"id": label_id},
+    ).fetchall()
+    if not rows or not label_id:
+        raise UserMistake(
+            "There is no such label.",
+            found=label_id or "nothing",
+            expected="a label_id of the table `labels`, or how one begins",
+            mend="`scopenote show RUN FEATURE --json` gives the ids of a feature's labels",
+        )
+    if len(rows) > 1 and rows[0][0] != label_id:
+        raise UserMistake(
+            "Several labels begin so.",
+            found=", ".join(row[0] for row in rows[:3]) + (", …" if len(rows) > 3 else ""),
+            expected="one",
+        )
+    return _read_labels(connection, "label_id = $id", {"id": rows[0][0]})[0]
 
 
 def unlabelled_features(
-    connection: duckdb.DuckDBPyConnection, explainer: str, prompt_version: str
+    connection: duckdb.DuckDBPyConnection,
+    explainer: str,
+    prompt_version: str,
+    model: str | None = None,
+    n_draws: int = 1,
 ) -> dict[str, list[int]]:
-    """Per SAE, the features that this version of the explainer has not seen."""
+    """Per SAE, the features that this version of the explainer has not seen so many times.
+
+    Args:
+        connection: to any state of the run.
+        explainer: its name.
+        prompt_version: of its prompts.
+        model: which it asks, where it asks one.
+        n_draws: how often each feature is to be labelled.
+    """
     rows = connection.sql(
         """
         SELECT f.sae_id, f.feature FROM features f ANTI JOIN (
             SELECT sae_id, feature FROM labels
             WHERE explainer = $explainer AND prompt_version = $version
+                AND model IS NOT DISTINCT FROM $model AND draw < $draws
+            GROUP BY sae_id, feature HAVING count(DISTINCT draw) >= $draws
         ) USING (sae_id, feature)
         ORDER BY ALL
         """,
-        params={"explainer": explainer, "version": prompt_version},
+        params={
+            "explainer": explainer,
+            "version": prompt_version,
+            "model": model,
+            "draws": n_draws,
+        },
     ).fetchall()
     missing: dict[str, list[int]] = {}
     for sae_id, feature in rows:
         missing.setdefault(sae_id, []).append(feature)
     return missing
+
+
+def draws_made(
+    connection: duckdb.DuckDBPyConnection,
+    sae_id: str,
+    features: Sequence[int],
+    explainer: str,
+    prompt_version: str,
+    model: str | None,
+) -> set[tuple[int, int]]:
+    """Which draws of which of these features an explainer has made, as (feature, draw)."""
+    rows = connection.execute(
+        """
+        SELECT feature, draw FROM labels
+        WHERE sae_id = $sae AND feature IN (SELECT unnest($features)) AND explainer = $explainer
+            AND prompt_version = $version AND model IS NOT DISTINCT FROM $model
+        """,
+        {
+            "sae": sae_id,
+            "features": list(features),
+            "explainer": explainer,
+            "version": prompt_version,
+            "model": model,
+        },
+    ).fetchall()
+    return set(rows)
+
+
+def drawn_features(connection: duckdb.DuckDBPyConnection, n: int) -> set[tuple[str, int]]:
+    """So many of the features that are active at all, drawn over all SAEs by their names."""
+    rows = connection.execute(
+        """
+        SELECT sae_id, feature FROM features WHERE n_active > 0
+        ORDER BY md5(sae_id || '/' || feature) LIMIT $n
+        """,
+        {"n": n},
+    ).fetchall()
+    return set(rows)
 
 
 def count_labels(connection: duckdb.DuckDBPyConnection, explainers: Sequence[str]) -> int:
@@ -105,6 +187,22 @@ def count_labels(connection: duckdb.DuckDBPyConnection, explainers: Sequence[str
         "SELECT count(*) FROM labels WHERE explainer IN (SELECT unnest(?))", [list(explainers)]
     ).fetchall()
     return int(rows[0][0])
+
+
+def _read_labels(
+    connection: duckdb.DuckDBPyConnection, condition: str, parameters: dict[str, Any]
+) -> list[Label]:
+    rows = connection.sql(
+        f"""
+        SELECT l.*, list_sort(list(c.window_id) FILTER (c.window_id IS NOT NULL)) AS window_ids
+        FROM labels l LEFT JOIN label_contexts c USING (label_id)
+        WHERE {condition}
+        GROUP BY ALL ORDER BY feature, draw, label_id
+        """,
+        params=parameters,
+    )
+    names = rows.columns
+    return [_label(dict(zip(names, row, strict=True))) for row in rows.fetchall()]
 
 
 def _label(row: dict[str, Any]) -> Label:
@@ -122,4 +220,5 @@ def _label(row: dict[str, Any]) -> Label:
         author=row["author"],
         status=row["status"],
         reason=row["reason"],
+        n_dropped_contexts=row["n_dropped_contexts"],
     )

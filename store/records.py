@@ -133,7 +133,13 @@ class FeatureContexts:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A label proposed for a feature, or the record that none could be made."""
+    """A label proposed for a feature, or the record that none could be made.
+
+    Attributes:
+        window_ids: the windows it was written from, in the order in which they were shown.
+        n_dropped_contexts: how many more would have been shown if the model took longer prompts;
+            None where no model was asked.
+    """
 
     feature_id: FeatureId
     text: str | None
@@ -148,15 +154,19 @@ class Label:
     author: str | None = None
     status: Status = "done"
     reason: str | None = None
+    n_dropped_contexts: int | None = None
 
     @property
     def label_id(self) -> str:
         """A hash of feature, explainer, prompt version, contexts shown and draw (the contract).
 
-        A human or imported label has no contexts behind it: its author and text stand in.
+        Where a model was asked, of its name too: several may label the same features. A human or
+        imported label has no contexts behind it: its author and text stand in.
         """
         parts: list[Any] = [str(self.feature_id), self.explainer, self.prompt_version]
         parts += [sorted(self.window_ids), self.draw]
+        if self.model is not None:
+            parts.append(self.model)
         if self.source != "auto":
             parts += [self.source, self.author, self.text]
         return content_hash(parts)

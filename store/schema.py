@@ -309,6 +309,57 @@ MIGRATIONS: tuple[Migration, ...] = (
         );
         """,
     ),
+    Migration(
+        "contexts that did not fit into a label's prompt",
+        """
+        DROP VIEW current_labels;
+        -- Left out because the model takes no longer prompt; NULL where no model was asked.
+        ALTER TABLE labels ADD COLUMN n_dropped_contexts INTEGER;
+
+        -- As it was, now with that column.
+        CREATE VIEW current_labels AS
+        WITH headline AS (
+            SELECT * FROM scores WHERE scorer = 'simulation' AND metric = 'correlation'
+        ),
+        chosen AS (
+            SELECT
+                l.*,
+                row_number() OVER (
+                    PARTITION BY l.sae_id, l.feature
+                    ORDER BY
+                        (l.source = 'human') DESC,
+                        CASE WHEN l.source = 'human' THEN l.created_at END DESC NULLS LAST,
+                        s.value DESC NULLS LAST,
+                        l.explainer,
+                        l.label_id
+                ) AS place
+            FROM labels l
+            LEFT JOIN (
+                SELECT label_id, max(value) AS value FROM headline
+                WHERE split = 'select' GROUP BY ALL
+            ) s USING (label_id)
+            WHERE l.status = 'done'
+        )
+        SELECT
+            c.* EXCLUDE (place),
+            h.simulator,
+            h.value AS score,
+            h.reason AS score_reason,
+            h.ci_low,
+            h.ci_high,
+            h.null_value,
+            h.lift,
+            h.lift_ci_low,
+            h.lift_ci_high,
+            h.lift_reason
+        FROM chosen c
+        LEFT JOIN (
+            SELECT * FROM headline WHERE split = 'score'
+            QUALIFY row_number() OVER (PARTITION BY label_id ORDER BY simulator) = 1
+        ) h USING (label_id)
+        WHERE place = 1;
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .calls import Spending, spent
 from .near_features import read_rows
 from .records import FeatureId
 from .splits import SPLITS
@@ -126,12 +127,13 @@ class PastRun:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How far a run is."""
+    """How far a run is, and in `spent` what was spent on what."""
 
     n_tokens: int
     n_documents: int
     splits: tuple[SplitStatus, ...]
     saes: tuple[SaeStatus, ...]
+    spent: tuple[Spending, ...]
     runs: tuple[PastRun, ...]
     database_bytes: int
 
@@ -179,6 +181,7 @@ def read_status(
         n_documents=int(n_documents),
         splits=_splits(connection),
         saes=_saes(connection),
+        spent=tuple(spent(connection)),
         runs=tuple(PastRun(*row) for row in runs),
         database_bytes=database.stat().st_size if database.exists() else 0,
     )

@@ -1,76 +1,25 @@
 """Building the tables of a collected corpus from its merged sketch.
 
-The tables are a function of the text absorbed and of nothing else. A window whose token ids are
-kept in an earlier split is left out of the later ones: a label is never scored on text that it
-was written from, also where text repeats.
+The tables are a function of the text absorbed, and of the windows that labels were shown, which
+stay for ever. A window whose token ids are kept in an earlier split is left out of the later ones:
+a label is never scored on text that it was written from, also where text repeats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import UInt64
 
-from .background import FIRING_ARRAYS
+from .background_table import PoolIds, insert_background
 from .merging import per_split
 from .parts import Part
 from .splits import SPLITS
-
-# Windows of the background whose firings are held at once.
-_WINDOWS_AT_ONCE = 512
-# Threads that insert the background.
-_WRITERS = 2
 
 
 def _split_name(column: str) -> str:
     cases = " ".join(f"WHEN {number} THEN '{split}'" for number, split in enumerate(SPLITS))
     return f"CASE {column} {cases} END"
-
-
-@dataclass(frozen=True, slots=True)
-class PoolIds:
-    """The windows of the background by split, in the order of their hashes."""
-
-    token_hash: list[UInt64[np.ndarray, " P"]]
-    window_id: list[UInt64[np.ndarray, " P"]]
-
-    @classmethod
-    def read(cls, connection: duckdb.DuckDBPyConnection) -> PoolIds:
-        """Of the table `pool_windows`."""
-        columns = [
-            connection.execute(
-                "SELECT token_hash, window_id FROM pool_windows WHERE split = $split "
-                "ORDER BY token_hash",
-                {"split": number},
-            ).fetchnumpy()
-            for number in range(len(SPLITS))
-        ]
-        return cls(
-            [np.asarray(each["token_hash"], np.uint64) for each in columns],
-            [np.asarray(each["window_id"], np.uint64) for each in columns],
-        )
-
-    def named(self, rows: pa.RecordBatch, split: int) -> pa.Table:
-        """A part's rows that lie in the pool, by hash and occurrence, with their window_id."""
-        token_hash = rows["token_hash"].to_numpy()
-        known = self.token_hash[split]
-        place = np.searchsorted(known, token_hash)
-        is_known = np.zeros(len(place), np.bool_)
-        inside = place < len(known)
-        is_known[inside] = known[place[inside]] == token_hash[inside]
-        order = np.lexsort((rows["occurrence"].to_numpy(), token_hash))
-        order = order[is_known[order]]
-        table = pa.Table.from_batches([rows.select(FIRING_ARRAYS)]).take(pa.array(order))
-        return table.add_column(0, "window_id", pa.array(self.window_id[split][place[order]]))
 
 
 def prepare_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
@@ -98,7 +47,7 @@ def prepare_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
     )
     pool = PoolIds.read(connection)
     for number, sae in enumerate(merged.manifest["saes"]):
-        _prepare_background(connection, merged, number, sae["sae_id"], pool)
+        insert_background(connection, merged, number, sae["sae_id"], pool)
 
 
 def drop_prepared(connection: duckdb.DuckDBPyConnection) -> None:
@@ -110,7 +59,8 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
     """The tables of a collected corpus, from its merged sketch, once they are prepared."""
     # What follows from the weights alone stays as it is; what followed from the old pool is gone.
     connection.execute(
-        """
+        f"""
+        CREATE OR REPLACE TEMP TABLE shown_before AS {_SHOWN};
         CREATE OR REPLACE TEMP TABLE effects_before AS
         SELECT sae_id, feature, top_tokens_positive, top_tokens_negative, top_logits_positive,
                top_logits_negative
@@ -128,11 +78,23 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
         _insert_contexts(connection, merged, number, sae["sae_id"])
         _insert_features(connection, merged, number, sae)
     _insert_windows(connection, merged)
+    connection.execute(
+        """
+        INSERT INTO windows
+        SELECT * REPLACE (NULL AS copies, false AS is_background)
+        FROM shown_before ANTI JOIN windows USING (window_id)
+        """
+    )
     for number in range(len(saes)):
         connection.execute(f"DROP TABLE kept_{number}")
     connection.execute("DROP TABLE banned; DROP TABLE pool_windows")
-    connection.execute("DROP TABLE effects_before; DROP TABLE losses_before")
+    connection.execute(
+        "DROP TABLE effects_before; DROP TABLE losses_before; DROP TABLE shown_before"
+    )
 
+
+# The windows that labels were shown, as the database has them.
+_SHOWN = "SELECT * FROM windows SEMI JOIN label_contexts USING (window_id)"
 
 _NO_CONTEXTS = """
     SELECT NULL::BIGINT AS file_row_number, NULL::UTINYINT AS split, NULL::VARCHAR AS kind,
@@ -204,6 +166,8 @@ def _keep_split(connection: duckdb.DuckDBPyConnection, merged: Part, split: int)
         WHERE occurrence IN ({kept})
         UNION
         SELECT token_hash, {split} FROM pool_windows WHERE split = {split}
+        UNION
+        SELECT token_hash, {split} FROM ({_SHOWN}) WHERE split = '{SPLITS[split]}'
         """
     )
 
@@ -228,65 +192,6 @@ def _insert_contexts(
         """,
         {"sae": sae_id},
     )
-
-
-def _prepare_background(
-    connection: duckdb.DuckDBPyConnection, merged: Part, number: int, sae_id: str, pool: PoolIds
-) -> None:
-    """Inserts an SAE's rows of the background, several stretches of windows at a time.
-
-    DuckDB writes what one connection inserts in one thread; so each thread has its own. Which
-    stretch comes first in the table is left open: it is read by feature.
-    """
-    stretches = _OneAtATime(_stretches(merged.file(f"background-{number}"), pool))
-
-    def insert() -> None:
-        from .feature_order import by_feature
-
-        with connection.cursor() as cursor:
-            for split, windows in stretches:
-                cursor.register("firings", by_feature(windows))
-                cursor.execute(
-                    """
-                    INSERT INTO next_background
-                    SELECT $sae, feature, window_id, positions, activations, $split FROM firings
-                    """,
-                    {"sae": sae_id, "split": split},
-                ).fetchall()
-                cursor.unregister("firings")
-
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="background") as executor:
-        for written in [executor.submit(insert) for _ in range(_WRITERS)]:
-            written.result()
-
-
-def _stretches(file: Path, pool: PoolIds) -> Iterator[tuple[str, pa.Table]]:
-    """An SAE's rows of the background by window, some windows after others, each of one split.
-
-    So memory does not depend on the size of the pool; the table becomes as many runs by feature.
-    """
-    # Without `pre_buffer`, which holds what was read until the file is closed.
-    for rows in pq.ParquetFile(file, pre_buffer=False).iter_batches(_WINDOWS_AT_ONCE):
-        of_split = rows["split"].to_numpy()
-        for number, split in enumerate(SPLITS):
-            windows = pool.named(rows.filter(pa.array(of_split == number)), number)
-            if windows.num_rows:
-                yield split, windows
-
-
-T = TypeVar("T")
-
-
-class _OneAtATime(Iterator[T]):
-    """Items for several threads: each gets another, and one of them at a time makes the next."""
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self._items = items
-        self._making = Lock()
-
-    def __next__(self) -> T:
-        with self._making:
-            return next(self._items)
 
 
 def _insert_features(

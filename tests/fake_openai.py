@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import md5
 from typing import Any, Literal
 
 HTML = b"<!DOCTYPE html>\n<html><body><h1>502 Bad Gateway</h1></body></html>"
@@ -23,13 +24,14 @@ HTML = b"<!DOCTYPE html>\n<html><body><h1>502 Bad Gateway</h1></body></html>"
 class Asked:
     """A request as it came.
 
-    `text` is its last message, by which tests tell requests apart, and `times_before` how often
-    that had come before.
+    `text` is its last message, `conversation` a hash of all of them, and `times_before` how often
+    that conversation had come before.
     """
 
     body: dict[str, Any]
     headers: dict[str, str]
     text: str
+    conversation: str
     times_before: int
 
 
@@ -117,8 +119,10 @@ HANG = Answer("hang", then="hang")
 class FakeOpenAI:
     """What was asked of it and what it answered, while it runs and afterwards."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, keeps_requests: bool = True) -> None:
         self._script = script
+        self._keeps_requests = keeps_requests
+        self.n_asked = 0
         self.base_url = ""
         self.asked: list[Asked] = []
         self.counts: Counter[str] = Counter()
@@ -126,7 +130,7 @@ class FakeOpenAI:
         self.most_at_once = 0
         self.sent_after_reply: list[str] = []
         self.mistakes: list[Exception] = []
-        self._at_once = 0
+        self.at_once = 0
         self._times: Counter[str] = Counter()
         self._replied: set[str] = set()
 
@@ -141,12 +145,12 @@ class FakeOpenAI:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while (asked := await self._read(reader)) is not None:
-                self._at_once += 1
-                self.most_at_once = max(self.most_at_once, self._at_once)
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
                 try:
                     await self._answer(asked, self._script(asked), reader, writer)
                 finally:
-                    self._at_once -= 1
+                    self.at_once -= 1
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client went away: that is its right
         except Exception as error:
@@ -168,11 +172,14 @@ class FakeOpenAI:
         assert lines[0] == "POST /v1/chat/completions HTTP/1.1", lines[0]
         body = json.loads(content)
         text = str(body["messages"][-1]["content"])
-        asked = Asked(body, headers, text, self._times[text])
-        self._times[text] += 1
-        self.asked.append(asked)
-        if asked.text in self._replied:
-            self.sent_after_reply.append(asked.text)
+        conversation = md5(json.dumps(body["messages"]).encode()).hexdigest()
+        asked = Asked(body, headers, text, conversation, self._times[conversation])
+        self._times[conversation] += 1
+        self.n_asked += 1
+        if self._keeps_requests:
+            self.asked.append(asked)
+        if conversation in self._replied:
+            self.sent_after_reply.append(conversation)
         return asked
 
     async def _answer(
@@ -212,14 +219,14 @@ class FakeOpenAI:
             writer.write(answer.body)
         await writer.drain()
         if answer.kind == "reply" and not reader.at_eof():  # else nobody waited for it any more
-            self._replied.add(asked.text)
+            self._replied.add(asked.conversation)
             self.tokens.update(answer.usage)
 
 
 @contextmanager
-def serve(script: Script) -> Iterator[FakeOpenAI]:
+def serve(script: Script, keeps_requests: bool = True) -> Iterator[FakeOpenAI]:
     """Runs the server until the end of the block."""
-    fake = FakeOpenAI(script)
+    fake = FakeOpenAI(script, keeps_requests)
     ready = threading.Event()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()

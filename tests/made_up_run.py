@@ -130,7 +130,7 @@ def _add_label(rows: Rows, draw: random.Random, sae_id: str, feature: int) -> No
         rows,
         "labels",
         [(label_id, sae_id, feature, text, text, "token_lookup", "1", None, None, 0, "auto", None,
-          status, reason, created, "r2")],
+          status, reason, created, "r2", None)],
     )  # fmt: skip
     if failed:
         return

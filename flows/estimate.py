@@ -1,0 +1,201 @@
+"""What labelling would cost, before anything is spent: the real prompts of a sample, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..label.pricing import Price, in_dollars
+from ..label.prompted import PROMPTED, PromptedExplainer
+from ..label.prompts import RenderedPrompt
+from ..store.database import Store
+from .ask_models import features_to_ask_about, known_prices
+from .explain_settings import ExplainSection
+from .feature_prompts import PromptSource
+
+SAMPLE = 100
+# What a reply has where none came yet: three short texts in JSON.
+ASSUMED_REPLY_TOKENS = 150
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainerEstimate:
+    """What one explainer's labels would take.
+
+    Attributes:
+        n_features: features that it has not labelled.
+        n_sampled: of how many of them the prompts were rendered.
+        n_calls: about how many calls, a repair of a bad reply left out; features without a
+            prompt need none.
+        prompt_tokens: about how many, rather too many.
+        completion_tokens: about how many.
+        usd: at the model's price without any cache; None where that is not known.
+        usd_at_most: were every reply as long as it may be.
+    """
+
+    explainer: str
+    n_features: int
+    n_sampled: int
+    n_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: Decimal | None
+    usd_at_most: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the labels that are missing would take.
+
+    Attributes:
+        reply_tokens: what a reply is taken to have.
+        n_replies: of how many replies that is the mean; 0: it is assumed.
+    """
+
+    model: str
+    reply_tokens: int
+    n_replies: int
+    explainers: tuple[ExplainerEstimate, ...]
+    price: Price | None
+
+    @property
+    def n_calls(self) -> int:
+        """All calls."""
+        return sum(each.n_calls for each in self.explainers)
+
+    @property
+    def usd(self) -> Decimal | None:
+        """All dollars; None where the model's price is not known."""
+        return _sum([each.usd for each in self.explainers])
+
+    @property
+    def usd_at_most(self) -> Decimal | None:
+        """All dollars, were every reply as long as it may be."""
+        return _sum([each.usd_at_most for each in self.explainers])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        content = asdict(self)
+        return {**content, "n_calls": self.n_calls, "usd": self.usd}
+
+
+def estimate_labels(store: Store, settings: ExplainSection) -> Estimate:
+    """What the explainers that ask a model would take for all that they have not labelled."""
+    asking = settings.asking()
+    price = known_prices(settings.chat).get(asking.model)
+    n_replies, reply_tokens = _replies_so_far(store.connection, asking.model)
+    source = PromptSource.of(store)
+    estimates = [
+        _estimate(source, PROMPTED[name], settings, price, reply_tokens)
+        for name in settings.prompted
+    ]
+    return Estimate(asking.model, reply_tokens, n_replies, tuple(estimates), price)
+
+
+def render_estimate(estimate: Estimate) -> RenderableType:
+    """The page of `scopenote estimate`."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("explainer", overflow="fold")
+    for column in ("features", "calls", "tokens read", "written", "dollars", "at most"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in estimate.explainers:
+        table.add_row(
+            Text(each.explainer, style="cyan"),
+            f"{each.n_features:,}",
+            f"{each.n_calls:,}",
+            f"{each.prompt_tokens:,}",
+            f"{each.completion_tokens:,}",
+            _dollars(each.usd),
+            _dollars(each.usd_at_most),
+        )
+    n_sampled = sum(each.n_sampled for each in estimate.explainers)
+    basis = (
+        f"the mean of {estimate.n_replies:,} replies"
+        if estimate.n_replies
+        else "assumed, as there is no reply to go by"
+    )
+    price = (
+        f"Prices of {estimate.price.as_of}, without what the provider may take off for its cache."
+        if estimate.price
+        else "The model's price is not known: name a table of your own in `explain.chat.prices`."
+    )
+    return Group(
+        Text.assemble("Asking ", (estimate.model, "bold"), f": {estimate.n_calls:,} calls, about "
+                      f"{_dollars(estimate.usd)}"),
+        "",
+        table,
+        "",
+        Text(
+            f"From {n_sampled:,} prompts as they would be sent; {estimate.reply_tokens:,} tokens "
+            f"a reply, {basis}. {price}",
+            style="dim",
+        ),
+    )  # fmt: skip
+
+
+def _estimate(
+    source: PromptSource,
+    explainer: PromptedExplainer,
+    settings: ExplainSection,
+    price: Price | None,
+    reply_tokens: int,
+) -> ExplainerEstimate:
+    missing = features_to_ask_about(source.store, explainer, settings)
+    n_features = sum(map(len, missing.values()))
+    sampled = _spread(missing, SAMPLE)
+    sizes: list[int] = []
+    with source.store.cursor() as connection:
+        for sae_id, feature in sampled:
+            for _, prompt in source.render(connection, explainer, sae_id, [feature]):
+                if isinstance(prompt, RenderedPrompt):
+                    sizes.append(prompt.estimated_tokens)
+    share = settings.candidates * n_features / max(1, len(sampled))
+    n_calls = round(len(sizes) * share)
+    prompt_tokens = round(sum(sizes) * share)
+    written = n_calls * reply_tokens
+    longest = n_calls * settings.chat.max_reply_tokens
+    return ExplainerEstimate(
+        explainer=explainer.name,
+        n_features=n_features,
+        n_sampled=len(sampled),
+        n_calls=n_calls,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=written,
+        usd=price and price.cost(prompt_tokens, 0, written),
+        usd_at_most=price and price.cost(prompt_tokens, 0, longest),
+    )
+
+
+def _spread(missing: Mapping[str, Sequence[int]], n: int) -> list[tuple[str, int]]:
+    """At most n of the features, evenly over all of them."""
+    every = [(sae_id, feature) for sae_id, features in missing.items() for feature in features]
+    n = min(n, len(every))
+    return [every[(2 * number + 1) * len(every) // (2 * n)] for number in range(n)]
+
+
+def _replies_so_far(connection: duckdb.DuckDBPyConnection, model: str) -> tuple[int, int]:
+    rows = connection.execute(
+        """
+        SELECT count(completion_tokens), avg(completion_tokens) FROM calls
+        WHERE purpose = 'explain' AND model = $model AND reply IS NOT NULL
+        """,
+        {"model": model},
+    ).fetchall()
+    n, mean = rows[0]
+    return (n, round(mean)) if n else (0, ASSUMED_REPLY_TOKENS)
+
+
+def _sum(amounts: Sequence[Decimal | None]) -> Decimal | None:
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known, Decimal(0)) if len(known) == len(amounts) else None
+
+
+def _dollars(usd: Decimal | None) -> str:
+    return "unknown" if usd is None else in_dollars(usd)

@@ -1,0 +1,155 @@
+"""The commands about asking a language model: what it would cost, and what was made of replies."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..store.errors import ExitCode, UserMistake
+from .terminal import complain, print_json, print_page, program
+from .working import published, run_folder, working
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .estimate import Estimate
+    from .replay import Replay
+
+BudgetUsd = Annotated[
+    str | None,
+    typer.Option(
+        "--budget-usd",
+        metavar="DOLLARS",
+        help="Stop before the first call with which the run's calls, earlier ones included, might "
+        "cost more; the same command with more goes on.",
+    ),
+]
+
+
+def in_usd(budget: str | None) -> Decimal | None:
+    """An amount of dollars as it was typed.
+
+    Raises:
+        UserMistake: it is none.
+    """
+    if budget is None:
+        return None
+    try:
+        usd = Decimal(budget.removeprefix("$"))
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if not usd.is_finite() or usd < 0:
+        raise UserMistake(
+            "The budget is not an amount of dollars.",
+            where="`--budget-usd`",
+            found=budget,
+            expected="0 or more, such as 2.50",
+        )
+    return usd
+
+
+def estimate(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A configuration, or the folder of a run.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="RUN", help="The run's folder, if not named after CONFIG."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Calls, tokens and dollars for the labels that are missing; nothing is sent."""
+    from ..store.run_folder import RunFolder
+    from .config import load_config
+
+    folder = out
+    if config.is_dir():
+        folder, config = folder or config, RunFolder.open_existing(config).config_file
+    settings = load_config(config)
+    folder = folder or Path(config.stem)
+    if not folder.exists():
+        raise UserMistake(
+            "An estimate renders the real prompts of a sample, and nothing is collected yet.",
+            where=str(folder),
+            found="no such run",
+            mend=f"`{program()} collect {shlex.quote(str(folder))} --config "
+            f"{shlex.quote(str(config))}`, which asks no model",
+        )
+    found = _estimate(folder, settings)
+    if json:
+        print_json(found.as_dict())
+    else:
+        _print_estimate(found)
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    label_id: Annotated[
+        str, typer.Argument(metavar="LABEL_ID", help="A label's id, or how it begins.")
+    ],
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="Also print the request and the raw reply.")
+    ] = False,
+) -> None:
+    """Derive a label again from the stored reply, offline, and compare."""
+    from .replay import replay_label
+    from .replay_page import render_replay
+
+    with published(run) as (_, store):
+        found: Replay = replay_label(store, label_id)
+    print_page(render_replay(found, prompt))
+    raise typer.Exit(ExitCode.FAILED if found.differing else ExitCode.DONE)
+
+
+def agree_on_cost(
+    command: str, out: Path, config: Config, again: list[str], use_own_server: bool, is_agreed: bool
+) -> None:
+    """Collects, says what asking the model would cost, and asks whether to.
+
+    Raises:
+        UserMistake: nobody is there to answer, and `--yes` was not given.
+        typer.Exit: the answer was no.
+    """
+    folder = run_folder(out, config)
+    with working(folder, command, again, use_own_server) as progress:
+        from .collect_contexts import collect_contexts
+
+        collect_contexts(config, folder, progress)
+    found = _estimate(folder.path, config)
+    if not found.n_calls:
+        return
+    _print_estimate(found)
+    if is_agreed:
+        return
+    if not sys.stdin.isatty():
+        raise UserMistake(
+            "Whether to ask the model is yours to say, and there is no terminal to ask you.",
+            mend="add `--yes`",
+        )
+    if not typer.confirm(f"Ask {found.model}?", err=True):
+        complain("Nothing was sent. What was collected is kept.")
+        raise typer.Exit(ExitCode.DONE)
+
+
+def _estimate(folder: Path, config: Config) -> Estimate:
+    from .estimate import estimate_labels
+
+    if not config.explain.prompted:
+        raise UserMistake(
+            "No explainer of this run asks a model, so there is nothing to pay for.",
+            where=str(folder),
+            found=f"explainers = {list(config.explain.explainers)}",
+            mend="name another in `explain.explainers`, and the model in `explain.chat.model`",
+        )
+    with published(folder) as (_, store):
+        return estimate_labels(store, config.explain)
+
+
+def _print_estimate(found: Estimate) -> None:
+    from .estimate import render_estimate
+
+    print_page(render_estimate(found))

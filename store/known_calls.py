@@ -1,0 +1,59 @@
+"""The calls that a run has made already, found by request: what is known is not asked again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .calls import find_calls
+from .database import Store
+from .journalled_calls import JournalledCalls
+from .records import Call
+
+
+class KnownCalls:
+    """The calls in a run's published database, and those that this process journals.
+
+    In memory are the hashes only, eight bytes of each; threads may share it.
+    """
+
+    def __init__(self, store: Store, journal: Path, replies_only: bool = False) -> None:
+        """Reads which requests were made.
+
+        Args:
+            store: the published database, with all journals absorbed that others left.
+            journal: the run's `journal/`.
+            replies_only: requests to which no reply came count as never made.
+        """
+        self._store = store
+        self._journal = journal
+        self._replies_only = replies_only
+        where = "WHERE reply IS NOT NULL" if replies_only else ""
+        rows = store.connection.execute(f"SELECT request_hash FROM calls {where}").fetchall()
+        self._stored = {int(request_hash, 16) for (request_hash,) in rows}
+        self._added: set[int] = set()
+
+    def add(self, call: Call) -> None:
+        """Notes a call that was journalled."""
+        self._added.add(int(call.request_hash, 16))
+
+    def __contains__(self, request_hash: str) -> bool:
+        number = int(request_hash, 16)
+        return number in self._stored or number in self._added
+
+    def find(self, request_hash: str) -> Call:
+        """What came of a request that is known.
+
+        Raises:
+            KeyError: it is not.
+        """
+        number = int(request_hash, 16)
+        if number in self._added:
+            # Two features with the very same prompt: seldom enough to read through the journal.
+            with JournalledCalls(self._journal) as journalled:
+                found = journalled.find(request_hash)
+                if found is not None:
+                    return found
+        if number in self._stored:
+            with self._store.cursor() as connection:
+                return find_calls(connection, [request_hash])[request_hash]
+        raise KeyError(request_hash)

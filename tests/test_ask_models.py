@@ -1,0 +1,326 @@
+"""Labels from a language model as a user gets them: a process, real HTTP, a real database."""
+
+from __future__ import annotations
+
+import ast
+import importlib.resources
+import inspect
+import json
+import logging
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from scopenote.label.explainers import NEVER_ACTIVE
+from scopenote.label.labelling import DECLINED
+
+from .fake_openai import (
+    DROP,
+    DROP_HALFWAY,
+    HANG,
+    Answer,
+    Asked,
+    FakeOpenAI,
+    error,
+    refusal,
+    reply,
+    serve,
+    too_many,
+)
+
+pytestmark = pytest.mark.slow
+
+KEY = "sk-proj-a-key-that-must-stand-nowhere-0123456789"
+N_FEATURES = 2000
+PRICE = {"input": Decimal("0.15"), "cached_input": Decimal("0.075"), "output": Decimal("0.6")}
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which two thousand features and more have contexts."""
+    folder = tmp_path_factory.mktemp("collected")
+    rows = [
+        json.dumps({"text": text})
+        for module in (ast, inspect, logging, random, statistics, textwrap)
+        for text in textwrap.wrap(inspect.getsource(module), 400, replace_whitespace=False)
+    ]
+    (folder / "corpus.jsonl").write_text("\n".join(rows[:512]))
+    (folder / "run.toml").write_text(configuration(folder))
+    finished = command("collect", folder / "run", "--config", folder / "run.toml")
+    assert finished.returncode == 0, finished.stderr
+    return folder / "run"
+
+
+def configuration(folder: Path, explain: str = "") -> str:
+    saes = Path(str(importlib.resources.files("scopenote.extract.toy").joinpath("saes")))
+    return f"""
+        [model]
+        name = "toy"
+        [saes]
+        paths = {json.dumps([str(next((saes / site).rglob("params.npz"))) for site in SITES])}
+        [corpus]
+        path = {json.dumps(str(folder / "corpus.jsonl"))}
+        [collect]
+        neighbours = false
+        {explain}
+        """
+
+
+SITES = ("res", "mlp", "att")
+
+
+def words_of(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "scopenote.flows.cli", *map(str, words)]
+
+
+def command(*words: str | Path, key: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words_of(*words), capture_output=True, text=True, timeout=300, env=environment(key)
+    )
+
+
+def environment(key: str | None) -> dict[str, str]:
+    return dict(os.environ) | ({} if key is None else {"OPENAI_API_KEY": key})
+
+
+@pytest.fixture
+def asking(collected: Path, tmp_path: Path) -> Any:
+    """Makes a run of one's own that asks this server about so many features."""
+
+    def make(fake: FakeOpenAI, features: int = N_FEATURES, **chat: Any) -> tuple[Path, Path]:
+        run = tmp_path / "run"
+        if not run.exists():
+            shutil.copytree(collected, run)
+        settings = {"model": "gpt-4o-mini", "base_url": fake.base_url, "concurrency": 64, **chat}
+        lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+        config = tmp_path / "asking.toml"
+        explain = f'[explain]\nexplainers = ["highlighted"]\nfeatures = {features}\n'
+        config.write_text(configuration(collected.parent, f"{explain}[explain.chat]\n{lines}"))
+        return run, config
+
+    return make
+
+
+def label_reply(asked: Asked) -> Answer:
+    """A label that says which request it answers; what it costs follows from what was sent."""
+    text = json.dumps(
+        {
+            "explanation": "They were made up.",
+            "near_miss": "Nothing.",
+            "label": f"words of {asked.conversation[:8]}",
+        }
+    )
+    prompt = sum(len(each["content"]) for each in asked.body["messages"]) // 4
+    return reply(text, prompt, prompt // 2, len(text) // 4)
+
+
+def chaos(asked: Asked) -> Answer:
+    """The mixture that the endpoint answers with; what is wrong with a reply stays wrong."""
+    drawn = random.Random(f"{asked.conversation} {asked.times_before}").random()
+    for share, answer in (
+        (0.10, too_many("0.05")),
+        (0.05, error(500)),
+        (0.015, DROP),
+        (0.015, DROP_HALFWAY),
+        (0.02, HANG),
+    ):
+        if drawn < share:
+            return answer
+        drawn -= share
+    drawn = random.Random(asked.conversation).random()
+    good = label_reply(asked)
+    if drawn < 0.05:
+        return reply('{"explanation": "They were ma', 700, 300, 9)
+    if drawn < 0.06:
+        return reply("", 700, 300, 0)
+    if drawn < 0.07:
+        return refusal()
+    return replace(good, after_seconds=0.02)
+
+
+def rows(run: Path, query: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(run / "scopenote.duckdb"), read_only=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+ALL_CALLS = "(FROM calls UNION ALL BY NAME FROM repeated_calls)"
+
+
+def assert_the_ledger_is_the_servers(run: Path, fake: FakeOpenAI) -> None:
+    ((n_replies, read, cached, written, usd),) = rows(
+        run,
+        "SELECT count(reply), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), "
+        f"sum(usd) FROM {ALL_CALLS}",
+    )
+    assert n_replies == fake.counts["reply"]
+    assert (read, cached, written) == tuple(
+        fake.tokens[name] for name in ("prompt", "cached", "written")
+    )
+    uncached = fake.tokens["prompt"] - fake.tokens["cached"]
+    millions = (
+        uncached * PRICE["input"]
+        + fake.tokens["cached"] * PRICE["cached_input"]
+        + fake.tokens["written"] * PRICE["output"]
+    )
+    assert usd == millions / 10**6
+
+
+def test_in_chaos_every_feature_ends_with_a_label_or_a_reason(asking: Any) -> None:
+    with serve(chaos, keeps_requests=False) as fake:
+        run, config = asking(fake, timeout_seconds=2)
+        finished = command("explain", run, "--config", config, key=KEY)
+        assert finished.returncode == 3, finished.stderr
+        assert fake.sent_after_reply == []
+        assert fake.counts["hang"] > 10
+        assert fake.counts["drop"] > 10
+        assert_the_ledger_is_the_servers(run, fake)
+        n_asked = fake.n_asked
+        again = command("explain", run, key=KEY)
+        assert again.returncode == 0, again.stderr
+        assert "nothing to do" in again.stderr
+        assert fake.n_asked == n_asked
+
+    labels = rows(run, "SELECT status, text, reason FROM labels WHERE explainer = 'highlighted'")
+    assert len(labels) == N_FEATURES
+    done = [text for status, text, reason in labels if status == "done"]
+    failed = Counter(reason for status, _, reason in labels if status == "failed")
+    assert all(text.startswith("words of ") for text in done)
+    assert len(done) + failed.total() == N_FEATURES
+    assert None not in failed
+    assert failed[DECLINED] > 5
+    assert failed[NEVER_ACTIVE] < 300
+    assert len(done) > 0.8 * N_FEATURES
+    # What was counted on the terminal is what is stored.
+    said = sum(
+        int(line.split()[1].replace(",", ""))
+        for line in finished.stderr.splitlines()
+        if " failed: " in line
+    )
+    assert said == failed.total() - failed[NEVER_ACTIVE]
+
+    # Labels derived again from the record are the same, failures too.
+    for (label_id,) in rows(
+        run,
+        "SELECT label_id FROM labels WHERE explainer = 'highlighted' AND reason IS NULL LIMIT 2 "
+        "UNION ALL (SELECT min(label_id) FROM labels WHERE explainer = 'highlighted' GROUP BY "
+        "reason)",
+    ):
+        replayed = command("replay", run, label_id)
+        assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+
+    for output in (finished.stdout, finished.stderr, again.stderr):
+        assert KEY not in output
+    holding = [
+        file for file in run.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()
+    ]
+    assert holding == []
+
+
+def test_what_is_killed_is_asked_again_only_if_it_was_in_flight(asking: Any) -> None:
+    draw = random.Random(4)
+
+    def slow(asked: Asked) -> Answer:
+        return replace(label_reply(asked), after_seconds=0.05)
+
+    with serve(slow, keeps_requests=False) as fake:
+        run, config = asking(fake, features=800, concurrency=16)
+        in_flight = 0
+        for _ in range(3):
+            n_before = fake.n_asked
+            process = subprocess.Popen(
+                words_of("explain", run, "--config", config),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment(KEY),
+            )
+            wanted = n_before + draw.randrange(20, 120)
+            while fake.n_asked < wanted and process.poll() is None:
+                time.sleep(0.002)
+            assert process.poll() is None, "it was to be killed at work"
+            process.kill()
+            # At the moment of the kill at most so many; by now some have been answered.
+            in_flight += 16
+            process.wait()
+        finished = command("explain", run, key=KEY)
+        assert finished.returncode == 0, finished.stderr
+        assert len(fake.sent_after_reply) <= in_flight
+    ((n, n_done),) = rows(
+        run,
+        "SELECT count(*), count(text) FROM labels WHERE explainer = 'highlighted' "
+        f"AND reason IS DISTINCT FROM '{NEVER_ACTIVE}'",
+    )
+    assert n == n_done > 700
+    ((n_calls, n_distinct),) = rows(
+        run, f"SELECT count(*), count(DISTINCT request_hash) FROM {ALL_CALLS}"
+    )
+    assert n_calls == n_distinct, "a reply that was journalled was asked for again"
+    assert n_distinct == n_done
+
+
+def test_a_budget_is_kept_and_the_rest_can_be_had_for_more(asking: Any) -> None:
+    with serve(label_reply) as fake:
+        run, config = asking(fake, features=300)
+        stopped = command("explain", run, "--config", config, "--budget-usd", "0.02", key=KEY)
+        assert stopped.returncode == 1, stopped.stderr
+        assert "The budget does not cover the next call." in stopped.stderr
+        assert "--budget-usd" in stopped.stderr
+        ((usd, n_calls),) = rows(run, f"SELECT sum(usd), count(*) FROM {ALL_CALLS}")
+        assert 0.01 < usd <= Decimal("0.02")
+        assert 0 < n_calls < 300
+        ((n_labels,),) = rows(run, "SELECT count(text) FROM labels WHERE model IS NOT NULL")
+        assert n_labels == n_calls
+
+        status = json.loads(command("status", run, "--json").stdout)
+        assert status["spent"][0]["usd"] == str(usd)
+
+        finished = command("explain", run, "--budget-usd", "9", key=KEY)
+        assert finished.returncode == 0, finished.stderr
+        assert fake.sent_after_reply == []
+        assert_the_ledger_is_the_servers(run, fake)
+
+
+def test_an_estimate_counts_the_calls_that_are_made(asking: Any) -> None:
+    with serve(label_reply) as fake:
+        run, config = asking(fake, features=90)
+        estimated = command("estimate", config, "--out", run, "--json")
+        assert estimated.returncode == 0, estimated.stderr
+        assert fake.n_asked == 0
+        estimate = json.loads(estimated.stdout)
+        finished = command("explain", run, "--config", config, key=KEY)
+        assert finished.returncode == 0, finished.stderr
+        assert fake.n_asked == estimate["n_calls"]
+        # The server counts a token for each four characters; the estimate is rather high.
+        ratio = estimate["explainers"][0]["prompt_tokens"] / fake.tokens["prompt"]
+        assert 0.8 < ratio < 2.5
+        assert Decimal(estimate["usd"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (error(401, "Incorrect API key", code="invalid_api_key"), "the endpoint refuses the key"),
+        (error(404, "no such model", code="model_not_found"), "does not know this model"),
+    ],
+)
+def test_an_endpoint_that_refuses_everything_stops_the_run_at_once(
+    asking: Any, answer: Answer, message: str
+) -> None:
+    with serve(lambda asked: answer) as fake:
+        run, config = asking(fake, features=300, concurrency=8)
+        stopped = command("explain", run, "--config", config, key=KEY)
+        assert stopped.returncode == 2, stopped.stderr
+        assert message in stopped.stderr
+        assert fake.n_asked <= 8
+        assert rows(run, "SELECT count(*) FROM labels WHERE reason LIKE 'no reply%'") == [(0,)]
