@@ -10,14 +10,21 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo install test test-slow bench format clean
+.PHONY: help demo demo-llm install test test-slow bench format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
-	@echo "Settings: OUT=$(OUT) (the run of the demo), PYTHON=$(PYTHON) (3.11 or later), TORCH_INDEX"
+	@echo "Settings: OUT=$(OUT) (the run of the demo), MODEL (of demo-llm), PYTHON=$(PYTHON) (3.11 or later), TORCH_INDEX"
 
 demo: $(ENV)/.runtime ## Label the embedded toy model from text to scored labels, into OUT
 	$(ENV)/bin/scopenote demo --out $(OUT)
+
+demo-llm: $(ENV)/.runtime ## The same, and 50 features labelled by MODEL at OPENAI_BASE_URL or OpenAI
+	@test -n "$(MODEL)" || { \
+	    echo "Name the model: make demo-llm MODEL=gpt-4o-mini" >&2; \
+	    echo "  with OPENAI_API_KEY in the environment, or OPENAI_BASE_URL for another endpoint" >&2; \
+	    exit 1; }
+	$(ENV)/bin/scopenote demo --out $(OUT)-llm --model "$(MODEL)"
 
 install: $(ENV)/.runtime ## Install the package and what it needs into .venv
 
