@@ -4,8 +4,7 @@ A scripted server on loopback, in a process of its own, answers every request in
 label. The bare loop is the asynchronous `openai` client alone, so many requests at once, replies
 thrown away. Asking is what a run does with ready prompts: limits, retries, the record of calls
 made before, the journal with its flushes, the reply read and turned into a label. Both run in
-turn; `--absorb` also brings the journal into the database and compares the ledger with the
-server's own count.
+turn. Then memory is watched over many calls, and the ledger compared with the server's own count.
 
     python tests/benchmarks/call_speed.py [--calls N] [--rounds N] [--concurrency N]
 """
@@ -160,7 +159,7 @@ def serve_for_ever() -> None:
     async def serve() -> None:
         listening = await asyncio.start_server(converse, "127.0.0.1", 0, backlog=1024)
         port = listening.sockets[0].getsockname()[1]
-        print(f"http://127.0.0.1:{port}/v1", flush=True)
+        say(f"http://127.0.0.1:{port}/v1")
         await listening.serve_forever()
 
     asyncio.run(serve())
@@ -172,6 +171,12 @@ def prepared(folder: Path) -> Path:
     with open_work(folder) as work:
         publish(work, folder)
     return folder
+
+
+def say(line: str) -> None:
+    """A line of the result, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def clocked(work: Callable[[], object]) -> float:
@@ -199,10 +204,9 @@ def compare(calls: int, rounds: int, concurrency: int) -> None:
                 shares.append(bare / ours)
                 rates.append((calls / bare, calls / ours))
     bare_rate, our_rate = (statistics.median(column) for column in zip(*rates, strict=True))
-    print(
+    say(
         f"| {calls:,} | {concurrency} | {rounds} | {bare_rate:,.0f} | {our_rate:,.0f} | "
-        f"{statistics.median(shares):.1%} | {min(shares):.1%} to {max(shares):.1%} |",
-        flush=True,
+        f"{statistics.median(shares):.1%} | {min(shares):.1%} to {max(shares):.1%} |"
     )
 
 
@@ -225,10 +229,9 @@ def measure_memory(calls: int, concurrency: int) -> None:
         tenth = max(1, len(seen) // 10)
         early, late = statistics.mean(seen[:tenth]), statistics.mean(seen[-tenth:])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-        print(
-            f"\n{calls:,} calls: {early:,.0f} MiB at their beginning, {late:,.0f} MiB at their end, "
-            f"peak {peak:,} MiB",
-            flush=True,
+        say(
+            f"\n{calls:,} calls: {early:,.0f} MiB when they begin, {late:,.0f} MiB when they end, "
+            f"peak {peak:,} MiB"
         )
         with open_work(run) as work:
             absorb_journals(work, run / "journal")
@@ -236,8 +239,8 @@ def measure_memory(calls: int, concurrency: int) -> None:
         tokens = (found.prompt_tokens, found.cached_tokens, found.completion_tokens)
         charged = tuple(calls * n for n in (PROMPT_TOKENS, CACHED_TOKENS, REPLY_TOKENS))
         usd = load_prices()[MODEL].cost(PROMPT_TOKENS, CACHED_TOKENS, REPLY_TOKENS) * calls
-        print(f"ledger: {found.n_calls:,} calls, {tokens} tokens, ${found.usd}")
-        print(f"server: {calls:,} calls, {charged} tokens, ${usd}")
+        say(f"ledger: {found.n_calls:,} calls, {tokens} tokens, ${found.usd}")
+        say(f"server: {calls:,} calls, {charged} tokens, ${usd}")
         assert (found.n_calls, tokens, found.usd) == (calls, charged, Decimal(usd))
 
 
@@ -253,8 +256,8 @@ def main() -> None:
     if asked.serve:
         serve_for_ever()
     if asked.only != "memory":
-        print("| calls | at once | rounds | bare, calls/s | asking, calls/s | share | range |")
-        print("|---|---|---|---|---|---|---|")
+        say("| calls | at once | rounds | bare, calls/s | asking, calls/s | share | range |")
+        say("|---|---|---|---|---|---|---|")
         compare(asked.calls, asked.rounds, asked.concurrency)
     if asked.only != "speed":
         measure_memory(asked.memory_calls, asked.concurrency)
