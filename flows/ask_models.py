@@ -113,6 +113,7 @@ def ask_models(
     store: Store,
     run_id: str,
     budget_usd: Decimal | None,
+    retry_failed: bool,
     absorb: Callable[[], None],
 ) -> Asked:
     """Labels all features that a model has not been asked about.
@@ -127,6 +128,7 @@ def ask_models(
         store: the published database, all journals absorbed.
         run_id: the run that the labels are of.
         budget_usd: what the whole run may cost, with what it has cost already.
+        retry_failed: send again what got no reply before.
         absorb: brings finished parts into the database; called now and then.
 
     Raises:
@@ -147,7 +149,7 @@ def ask_models(
         EventLoopThread() as loop,
         loop.entered(settings.chat.client()) as client,
     ):
-        known = KnownCalls(store, folder.journal)
+        known = KnownCalls(store, folder.journal, replies_only=retry_failed)
         recorded = RecordedClient(client, known, journal, prices, "explain", budget, asked.tally)
         stopped: list[ScopenoteError] = []
         absorbed_at = time.monotonic()

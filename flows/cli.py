@@ -197,6 +197,10 @@ def explain(
     run: Run,
     config: FirstConfig = None,
     budget_usd: BudgetUsd = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Ask a model again where it gave no reply before."),
+    ] = False,
     prefect_server: OwnServer = False,
 ) -> None:
     """Write labels from the contexts that were collected."""
@@ -205,7 +209,7 @@ def explain(
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .explain_features import explain_features
 
-        return explain_features(settings, folder, progress, budget)
+        return explain_features(settings, folder, progress, budget, retry_failed)
 
     _stage("explain", work, run, config, prefect_server)
 

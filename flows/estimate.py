@@ -147,13 +147,15 @@ def _estimate(
     price: Price | None,
     reply_tokens: int,
 ) -> ExplainerEstimate:
+    asking = settings.asking()
     missing = features_to_ask_about(source.store, explainer, settings)
     n_features = sum(map(len, missing.values()))
     sampled = _spread(missing, SAMPLE)
     sizes: list[int] = []
     with source.store.cursor() as connection:
         for sae_id, feature in sampled:
-            for _, prompt in source.render(connection, explainer, sae_id, [feature]):
+            for _, rendered in source.render(connection, explainer, sae_id, [feature]):
+                prompt = asking.fitted(rendered)
                 if isinstance(prompt, RenderedPrompt):
                     sizes.append(prompt.estimated_tokens)
     share = settings.candidates * n_features / max(1, len(sampled))

@@ -13,12 +13,13 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from ..label.explainers import NEVER_ACTIVE, Explainer, TokenLookupExplainer
+from ..label.labelling import NO_REPLY
 from ..label.prompted import PROMPTED
 from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
 from ..store.contexts import BackgroundWindows, load_background, read_features
 from ..store.database import Store, now, open_store, open_work, publish
-from ..store.labels import count_labels, label_tables, unlabelled_features
+from ..store.labels import count_labels, forget_failures, label_tables, unlabelled_features
 from ..store.parts import remove_unfinished, write_part
 from ..store.records import content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
@@ -46,9 +47,20 @@ class ExplainWork:
 
 @flow(name="explain-features", validate_parameters=False, task_runner=side_by_side())
 def explain_features(
-    config: Config, folder: RunFolder, progress: Progress, budget_usd: Decimal | None = None
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    budget_usd: Decimal | None = None,
+    retry_failed: bool = False,
 ) -> StageReport:
     """Labels every feature that an explainer has not seen, and publishes the labels.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        progress: where it is shown.
+        budget_usd: what the calls of the run may cost, with those made before.
+        retry_failed: ask again for the labels of which a call got no reply.
 
     Raises:
         EndpointRefuses: the model's endpoint answers no request; what it had answered is kept.
@@ -59,6 +71,9 @@ def explain_features(
     with recorded_run("explain", config, folder) as run, clear_disk_errors(folder.path):
         remove_unfinished(folder.parts)
         _absorb(folder)  # what a run that died had finished
+        if retry_failed:
+            with open_work(folder.path) as work:
+                forget_failures(work, config.explain.prompted, NO_REPLY)
         require_collected(folder)
         done: Counter[str] = Counter()
         prompted = [PROMPTED[name] for name in config.explain.prompted]
@@ -77,6 +92,7 @@ def explain_features(
                 store,
                 run.run_id,
                 budget_usd,
+                retry_failed,
                 partial(_absorb, folder),
             )
         done += asked.labels
