@@ -19,7 +19,7 @@ from prefect.futures import as_completed
 
 from ..label.budget import Budget
 from ..label.labelling import Asking, write_label
-from ..label.pricing import Prices, in_dollars, load_prices
+from ..label.pricing import FREE, Prices, in_dollars, load_prices
 from ..label.prompted import PromptedExplainer
 from ..label.recorded_client import RecordedClient, Tally
 from ..store.calls import spent
@@ -133,6 +133,7 @@ def ask_models(
 
     Raises:
         ConfigurationError: no key, no such address, or a budget for a model without a price.
+        ModelError: the model was to run here and cannot be loaded.
     """
     asked = Asked()
     missing = {each.name: features_to_ask_about(store, each, settings) for each in explainers}
@@ -221,8 +222,9 @@ def notes_on(asked: Asked) -> tuple[str, ...]:
 
 
 def known_prices(chat: ChatSection) -> Prices:
-    """The prices that Scopenote brings, and the user's own."""
-    return load_prices(None if chat.prices is None else Path(chat.prices))
+    """The prices that Scopenote brings and the user's own; what runs here is free."""
+    prices = load_prices(None if chat.prices is None else Path(chat.prices))
+    return {**prices, chat.model: FREE} if chat.local and chat.model is not None else prices
 
 
 def usd_spent(store: Store) -> Decimal:

@@ -360,6 +360,8 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
     if chat.prices is not None:
         prices = os.path.normpath(folder / Path(chat.prices).expanduser())
         chat = chat.model_copy(update={"prices": prices})
+    if chat.local and chat.model is not None:
+        chat = chat.model_copy(update={"model": resolve(chat.model)})
     entries = tuple(
         entry.model_copy(update={"path": resolve(entry.path)}) for entry in config.saes.paths
     )

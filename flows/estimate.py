@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..label.pricing import Price, in_dollars
+from ..label.pricing import FREE, Price, in_dollars
 from ..label.prompted import PROMPTED, PromptedExplainer
 from ..label.prompts import RenderedPrompt
 from ..store.database import Store
@@ -121,11 +121,15 @@ def render_estimate(estimate: Estimate) -> RenderableType:
         if estimate.n_replies
         else "assumed, as there is no reply to go by"
     )
-    price = (
-        f"Prices of {estimate.price.as_of}, without what the provider may take off for its cache."
-        if estimate.price
-        else "The model's price is not known: name a table of your own in `explain.chat.prices`."
-    )
+    if estimate.price is None:
+        price = "The model's price is not known: name a table of your own in `explain.chat.prices`."
+    elif estimate.price == FREE:
+        price = "The model runs on this machine, which nobody charges for."
+    else:
+        price = (
+            f"Prices of {estimate.price.as_of}, without what the provider may take off for its "
+            "cache."
+        )
     return Group(
         Text.assemble("Asking ", (estimate.model, "bold"), f": {estimate.n_calls:,} calls, about "
                       f"{_dollars(estimate.usd)}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,8 +12,8 @@ from .config_text import problem
 
 if TYPE_CHECKING:
     from ..label.call_limits import CallLimits
+    from ..label.chat import ChatClient
     from ..label.labelling import Asking
-    from ..label.openai_client import OpenAIClient
 
 Explainer = Literal["token_lookup", "max_activations", "highlighted", "with_logits", "output"]
 EMBEDDED: frozenset[str] = frozenset({"token_lookup"})
@@ -24,6 +25,11 @@ class ChatSection(Section):
 
     model: Text | None = Field(
         default=None, description='its name at the endpoint, such as "gpt-4o-mini"'
+    )
+    local: bool = Field(
+        default=False,
+        description="the model runs in this process, with transformers; `model` is then a hub id or "
+        "a folder",
     )
     base_url: Text | None = Field(
         default=None,
@@ -44,7 +50,9 @@ class ChatSection(Section):
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(
         default=120, description="how long the endpoint may take for one answer"
     )
-    concurrency: Positive = Field(default=32, description="calls at once")
+    concurrency: Positive = Field(
+        default=32, description="calls at once; of a local model, replies written together"
+    )
     requests_per_minute: Positive | None = Field(
         default=None, description="calls in any minute, by default as many as can be made"
     )
@@ -55,8 +63,24 @@ class ChatSection(Section):
         default=None, description="a table of prices of your own, a TOML file"
     )
 
-    def client(self) -> OpenAIClient:
-        """The client of the endpoint; its key comes from the environment."""
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        meant_for_endpoints = ("base_url", "requests_per_minute", "tokens_per_minute")
+        idle = [name for name in meant_for_endpoints if getattr(self, name) is not None]
+        if self.local and idle:
+            raise problem(
+                "`local` only where no endpoint is asked",
+                found=f"local = true beside {' and '.join(idle)}",
+            )
+        return self
+
+    def client(self) -> AbstractAsyncContextManager[ChatClient]:
+        """The model in this process, or the endpoint's client, with the environment's key."""
+        if self.local:
+            from ..label.local_client import LocalClient
+
+            assert self.model is not None, "the configuration was validated"
+            return LocalClient(self.model, batch_size=self.concurrency)
         from ..label.openai_client import OpenAIClient, Patience
 
         patience = Patience(attempt_seconds=self.timeout_seconds)

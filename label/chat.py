@@ -8,6 +8,7 @@ reply means, what it costs and where it is recorded.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -24,6 +25,7 @@ Reason = Literal[
     "no_choices",  # a chat completion without any choice
     "context_too_long",  # more than the model takes: a shorter prompt may do
     "bad_request",  # any other refusal of this one request
+    "out_of_memory",  # more than the device that a local model runs on has room for
 ]
 
 
@@ -130,6 +132,11 @@ class ChatReply:
 
 class ChatClient(Protocol):
     """Whatever answers requests: an endpoint, or a model in this process."""
+
+    @property
+    def lacking(self) -> Mapping[str, str]:
+        """What of requests turned out not to be offered, and what was said about that."""
+        ...
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The model's reply.

@@ -66,6 +66,9 @@ class Price:
         return max(cost, cached)
 
 
+FREE = Price(Decimal(0), Decimal(0), Decimal(0), batch_share=Decimal(1), as_of="always")
+"""The price of a model that runs in this process: known, and nothing."""
+
 Prices = Mapping[str, Price]
 
 

@@ -240,3 +240,25 @@ def test_a_table_of_prices_is_found_from_the_file_s_folder(tmp_path: Path) -> No
     chat = '[explain.chat]\nmodel = "m"\nprices = "../mine.toml"\n'
     config = load_config(write(tmp_path, ASKING + chat))
     assert config.explain.chat.prices == str(tmp_path.parent / "mine.toml")
+
+
+def test_a_local_model_is_the_hubs_or_a_folder_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    for written, meant in (
+        ("google/gemma-2-9b-it", "google/gemma-2-9b-it"),
+        ("my-model", str(tmp_path / "my-model")),
+        ("../elsewhere", str(tmp_path.parent / "elsewhere")),
+    ):
+        chat = f'[explain.chat]\nmodel = "{written}"\nlocal = true\n'
+        assert load_config(write(tmp_path, ASKING + chat)).explain.chat.model == meant
+    # At an endpoint a name is a name.
+    chat = '[explain.chat]\nmodel = "my-model"\n'
+    assert load_config(write(tmp_path, ASKING + chat)).explain.chat.model == "my-model"
+
+
+@pytest.mark.parametrize("setting", ['base_url = "http://here/v1"', "tokens_per_minute = 9"])
+def test_a_local_model_has_no_endpoint(tmp_path: Path, setting: str) -> None:
+    chat = f'[explain.chat]\nmodel = "m"\nlocal = true\n{setting}\n'
+    error = mistake(tmp_path, ASKING + chat)
+    assert setting.split(" =")[0] in (error.found or "")
+    assert "explain.chat" in (error.where or "")

@@ -81,6 +81,16 @@ def test_the_price_of_an_unknown_model_is_unknown_and_not_nothing(store: Store) 
     assert "$0" not in page
 
 
+def test_a_model_on_this_machine_is_known_to_cost_nothing(store: Store) -> None:
+    chat = ChatSection(model="some/folder", local=True)
+    estimate = estimate_labels(store, ExplainSection(explainers=("highlighted",), chat=chat))
+    assert estimate.n_calls > 0
+    assert (estimate.usd, estimate.usd_at_most) == (0, 0)
+    page = rendered(render_estimate(estimate))
+    assert "about $0.00" in page
+    assert "runs on this machine" in " ".join(page.split())
+
+
 def test_the_page_says_what_it_rests_on_in_eighty_columns(store: Store) -> None:
     page = rendered(
         render_estimate(estimate_labels(store, settings("highlighted", "output"))), width=80
