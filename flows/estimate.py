@@ -170,8 +170,8 @@ def _estimate(
         n_calls=n_calls,
         prompt_tokens=prompt_tokens,
         completion_tokens=written,
-        usd=price and price.cost(prompt_tokens, 0, written),
-        usd_at_most=price and price.cost(prompt_tokens, 0, longest),
+        usd=None if price is None else price.cost(prompt_tokens, 0, written),
+        usd_at_most=None if price is None else price.cost(prompt_tokens, 0, longest),
     )
 
 

@@ -213,9 +213,7 @@ def test_in_chaos_every_feature_ends_with_a_label_or_a_reason(asking: Any) -> No
     # Labels derived again from the record are the same, failures too.
     for (label_id,) in rows(
         run,
-        "SELECT label_id FROM labels WHERE explainer = 'highlighted' AND reason IS NULL LIMIT 2 "
-        "UNION ALL (SELECT min(label_id) FROM labels WHERE explainer = 'highlighted' GROUP BY "
-        "reason)",
+        "SELECT min(label_id) FROM labels WHERE explainer = 'highlighted' GROUP BY reason",
     ):
         replayed = command("replay", run, label_id)
         assert replayed.returncode == 0, replayed.stdout + replayed.stderr
@@ -266,7 +264,9 @@ def test_what_is_killed_is_asked_again_only_if_it_was_in_flight(asking: Any) -> 
         run, f"SELECT count(*), count(DISTINCT request_hash) FROM {ALL_CALLS}"
     )
     assert n_calls == n_distinct, "a reply that was journalled was asked for again"
-    assert n_distinct == n_done
+    # Features that are shown alike share a request.
+    ((n_requests,),) = rows(run, "SELECT count(DISTINCT request_hash) FROM labels")
+    assert n_distinct == n_requests > 0.9 * n_done
 
 
 def test_a_budget_is_kept_and_the_rest_can_be_had_for_more(asking: Any) -> None:
