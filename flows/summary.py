@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -261,7 +262,7 @@ def _labels_table(title: str, labels: Sequence[RankedLabel]) -> Table:
 
 def _model_labels_table(labels: Sequence[ModelLabel]) -> Table:
     models = " and ".join(dict.fromkeys(label.model for label in labels))
-    table = _table("feature", "label", title=f"Some labels by {visible(models)}")
+    table = _table("feature", "label", title=escape(f"Some labels by {visible(models)}"))
     for label in labels:
         table.add_row(Text(label.feature, style="cyan", no_wrap=True), Text(visible(label.text)))
     return table
