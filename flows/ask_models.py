@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -19,7 +18,7 @@ from prefect.futures import as_completed
 
 from ..label.budget import Budget
 from ..label.labelling import Asking, write_label
-from ..label.pricing import FREE, Prices, in_dollars, load_prices
+from ..label.pricing import in_dollars
 from ..label.prompted import PromptedExplainer
 from ..label.recorded_client import RecordedClient, Tally
 from ..store.calls import spent
@@ -27,14 +26,14 @@ from ..store.database import Store, now
 from ..store.errors import BudgetSpent, EndpointRefuses, ScopenoteError
 from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
-from ..store.labels import drawn_features, draws_made, label_tables, unlabelled_features
+from ..store.labels import draws_made, label_tables
 from ..store.parts import write_part
 from ..store.records import Label, content_hash
 from ..store.run_folder import RunFolder
 from .batches import as_is, task_blocks
 from .event_loop import EventLoopThread
-from .explain_settings import ChatSection, ExplainSection
-from .feature_prompts import PromptSource
+from .explain_settings import ExplainSection
+from .feature_prompts import PromptSource, features_to_ask_about
 from .progress import Progress
 
 # So long may finished labels be invisible to readers.
@@ -140,7 +139,7 @@ def ask_models(
     if not any(missing.values()):
         return asked
     asking = settings.asking()
-    prices = known_prices(settings.chat)
+    prices = settings.chat.known_prices()
     budget = None
     if budget_usd is not None:
         budget = Budget(budget_usd, [asking.model], prices, usd_spent(store))
@@ -181,27 +180,6 @@ def ask_models(
     return asked
 
 
-def features_to_ask_about(
-    store: Store, explainer: PromptedExplainer, settings: ExplainSection
-) -> dict[str, list[int]]:
-    """Per SAE, the features of which the model still owes a label."""
-    missing = unlabelled_features(
-        store.connection,
-        explainer.name,
-        explainer.version,
-        settings.asking().model,
-        settings.candidates,
-    )
-    if settings.features is None:
-        return missing
-    drawn = drawn_features(store.connection, settings.features)
-    kept = {
-        sae_id: [feature for feature in features if (sae_id, feature) in drawn]
-        for sae_id, features in missing.items()
-    }
-    return {sae_id: features for sae_id, features in kept.items() if features}
-
-
 def notes_on(asked: Asked) -> tuple[str, ...]:
     """What a person should know about it, a sentence each."""
     tally = asked.tally
@@ -219,12 +197,6 @@ def notes_on(asked: Asked) -> tuple[str, ...]:
         calls,
         *(f"the endpoint has no {name}: {words}" for name, words in asked.lacking.items()),
     )
-
-
-def known_prices(chat: ChatSection) -> Prices:
-    """The prices that Scopenote brings and the user's own; what runs here is free."""
-    prices = load_prices(None if chat.prices is None else Path(chat.prices))
-    return {**prices, chat.model: FREE} if chat.local and chat.model is not None else prices
 
 
 def usd_spent(store: Store) -> Decimal:

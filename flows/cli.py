@@ -379,13 +379,14 @@ def _print_report(report: RunReport) -> None:
 
 
 def _print_ending(folder: RunFolder) -> None:
-    from ..store.status import read_extremes, read_status
+    from ..store.status import read_extremes, read_model_labels, read_status
     from .summary import render_ending
 
     with published(folder.path) as (_, store):
         found = read_status(store.connection, folder.database)
         extremes = read_extremes(store.connection)
-    print_page(render_ending(found, extremes, folder, program()))
+        by_models = read_model_labels(store.connection)
+    print_page(render_ending(found, extremes, folder, program(), by_models))
 
 
 if __name__ == "__main__":

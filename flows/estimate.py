@@ -16,9 +16,8 @@ from ..label.pricing import FREE, Price, in_dollars
 from ..label.prompted import PROMPTED, PromptedExplainer
 from ..label.prompts import RenderedPrompt
 from ..store.database import Store
-from .ask_models import features_to_ask_about, known_prices
 from .explain_settings import ExplainSection
-from .feature_prompts import PromptSource
+from .feature_prompts import PromptSource, features_to_ask_about
 
 SAMPLE = 100
 # What a reply has where none came yet: three short texts in JSON.
@@ -89,7 +88,7 @@ class Estimate:
 def estimate_labels(store: Store, settings: ExplainSection) -> Estimate:
     """What the explainers that ask a model would take for all that they have not labelled."""
     asking = settings.asking()
-    price = known_prices(settings.chat).get(asking.model)
+    price = settings.chat.known_prices().get(asking.model)
     n_replies, reply_tokens = _replies_so_far(store.connection, asking.model)
     source = PromptSource.of(store)
     estimates = [
@@ -174,8 +173,8 @@ def _estimate(
         n_calls=n_calls,
         prompt_tokens=prompt_tokens,
         completion_tokens=written,
-        usd=price and price.cost(prompt_tokens, 0, written),
-        usd_at_most=price and price.cost(prompt_tokens, 0, longest),
+        usd=None if price is None else price.cost(prompt_tokens, 0, written),
+        usd_at_most=None if price is None else price.cost(prompt_tokens, 0, longest),
     )
 
 

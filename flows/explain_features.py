@@ -12,7 +12,7 @@ from functools import partial
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from ..label.explainers import NEVER_ACTIVE, Explainer, TokenLookupExplainer
+from ..label.explainers import EMBEDDED, NEVER_ACTIVE, Explainer
 from ..label.labelling import NO_REPLY
 from ..label.prompted import PROMPTED
 from ..store.absorb import absorb_results
@@ -29,8 +29,6 @@ from .config import Config
 from .progress import Progress
 from .recorded_runs import recorded_run
 from .reports import StageReport
-
-EXPLAINERS: Mapping[str, Explainer] = {"token_lookup": TokenLookupExplainer()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def explain_features(
         prompted = [PROMPTED[name] for name in config.explain.prompted]
         with open_store(folder.path) as store:
             for name in config.explain.explainers:
-                if (explainer := EXPLAINERS.get(name)) is not None:
+                if (explainer := EMBEDDED.get(name)) is not None:
                     for batch in _explain_with(
                         explainer, config, folder, progress, store, run.run_id
                     ):

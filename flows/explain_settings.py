@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from ..label.call_limits import CallLimits
     from ..label.chat import ChatClient
     from ..label.labelling import Asking
+    from ..label.pricing import Prices
 
 Explainer = Literal["token_lookup", "max_activations", "highlighted", "with_logits", "output"]
-EMBEDDED: frozenset[str] = frozenset({"token_lookup"})
+EMBEDDED_EXPLAINERS: frozenset[str] = frozenset({"token_lookup"})
 """The explainers that need no model."""
 
 
@@ -74,6 +76,13 @@ class ChatSection(Section):
             )
         return self
 
+    def known_prices(self) -> Prices:
+        """The prices that Scopenote brings and the user's own; what runs here is free."""
+        from ..label.pricing import FREE, load_prices
+
+        prices = load_prices(None if self.prices is None else Path(self.prices))
+        return {**prices, self.model: FREE} if self.local and self.model is not None else prices
+
     def client(self) -> AbstractAsyncContextManager[ChatClient]:
         """The model in this process, or the endpoint's client, with the environment's key."""
         if self.local:
@@ -112,7 +121,7 @@ class ExplainSection(Section):
     @property
     def prompted(self) -> tuple[str, ...]:
         """The explainers that ask a model."""
-        return tuple(name for name in self.explainers if name not in EMBEDDED)
+        return tuple(name for name in self.explainers if name not in EMBEDDED_EXPLAINERS)
 
     @model_validator(mode="after")
     def _can_ask(self) -> Self:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..store.database import now
 from ..store.errors import EndpointRefuses, RequestGivenUp
 from ..store.journal import Journal
-from ..store.known_calls import KnownCalls
 from ..store.records import Call
 from .budget import Budget
 from .chat import ChatClient, ChatReply, ChatRequest
 from .pricing import Prices, cost_of_call
+
+if TYPE_CHECKING:
+    from ..store.known_calls import KnownCalls
 
 # What separates a call's reason, a word of `chat.Reason`, from the words that follow it.
 _AFTER_REASON = ": "
@@ -187,7 +189,7 @@ class RecordedClient:
             seconds=seconds,
             attempts=attempts,
             error=error,
-            created_at=now(),
+            created_at=datetime.now(UTC),
             draw=request.draw,
         )
 

@@ -207,12 +207,12 @@ ASKING = SMALLEST + '[explain]\nexplainers = ["token_lookup", "highlighted"]\n'
 
 
 def test_every_explainer_can_be_chosen_and_no_other() -> None:
-    from scopenote.flows.explain_features import EXPLAINERS
-    from scopenote.flows.explain_settings import EMBEDDED, Explainer
+    from scopenote.flows.explain_settings import EMBEDDED_EXPLAINERS, Explainer
+    from scopenote.label.explainers import EMBEDDED
     from scopenote.label.prompted import PROMPTED
 
-    assert set(EXPLAINERS) == EMBEDDED
-    assert {*EXPLAINERS, *PROMPTED} == set(get_args(Explainer))
+    assert set(EMBEDDED) == EMBEDDED_EXPLAINERS
+    assert {*EMBEDDED, *PROMPTED} == set(get_args(Explainer))
 
 
 def test_who_asks_a_model_says_which(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from scopenote.flows.ask_models import features_to_ask_about
 from scopenote.flows.estimate import ASSUMED_REPLY_TOKENS, estimate_labels, render_estimate
 from scopenote.flows.explain_settings import ChatSection, ExplainSection
-from scopenote.flows.feature_prompts import PromptSource
+from scopenote.flows.feature_prompts import PromptSource, features_to_ask_about
 from scopenote.label.prompted import PROMPTED
 from scopenote.label.prompts import RenderedPrompt
 from scopenote.store.database import Store
