@@ -74,13 +74,16 @@ def test_every_make_target_shown_exists() -> None:
 
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
-    block, asking = blocks("toml")
+    block, asking, local = blocks("toml")
     file = tmp_path / "gemma.toml"
     file.write_text(block)
     assert load_config(file).explain.prompted == ()
+    file.write_text(block + asking.partition("[explain.chat]")[0] + local)
+    assert load_config(file).explain.chat.local
     file.write_text(block + asking)
     config = load_config(file)
     assert config.explain.prompted
+    assert not config.explain.chat.local
     assert config.model.name == "google/gemma-2-2b"
     assert config.corpus.path == str(tmp_path / "texts")
     *saes, neurons = config.saes.paths
@@ -94,7 +97,7 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
 def test_the_answer_to_a_wrong_key_is_the_one_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    block, _ = blocks("toml")
+    block, *_ = blocks("toml")
     monkeypatch.chdir(tmp_path)
     Path("gemma.toml").write_text(block.replace("max_tokens", "max_token"))
     with pytest.raises(ConfigurationError) as caught:
