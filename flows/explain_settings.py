@@ -30,8 +30,8 @@ class ChatSection(Section):
     )
     local: bool = Field(
         default=False,
-        description="the model runs in this process, with transformers; `model` is then a hub id or "
-        "a folder",
+        description="the model runs in this process, with transformers; `model` is then a hub id "
+        "or a folder",
     )
     base_url: Text | None = Field(
         default=None,

@@ -134,9 +134,7 @@ def _stack(caches: list[DynamicCache]) -> DynamicCache:
     return together
 
 
-def _write_on(
-    model: LocalModel, drafts: list[Draft], cache: DynamicCache, stopping: Event
-) -> None:
+def _write_on(model: LocalModel, drafts: list[Draft], cache: DynamicCache, stopping: Event) -> None:
     """Writes a token for each draft at a time until all are finished."""
     import torch
 

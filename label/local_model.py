@@ -93,11 +93,10 @@ def _load_network(name: str, dtype: torch.dtype, device: torch.device) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    loader: Any = AutoModelForCausalLM  # its types leave out that a report may come as well
     unreadable = (SafetensorError, StrictDataclassError)
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, output_loading_info=True
-        )
+        network, report = loader.from_pretrained(name, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError, *unreadable) as error:
         raise _cannot_load(name, error) from error
     # Weights that the files lack are otherwise filled with random numbers.

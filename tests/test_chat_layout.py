@@ -42,14 +42,13 @@ def test_a_template_with_a_place_for_the_system_message_gets_it_there() -> None:
 
 
 def test_a_system_message_alone_becomes_the_users() -> None:
-    assert written(WITHOUT_SYSTEM, SYSTEM) == (
-        f"<bos>{TURN}user\nBe brief.{END}\n{TURN}model\n"
-    )
+    assert written(WITHOUT_SYSTEM, SYSTEM) == (f"<bos>{TURN}user\nBe brief.{END}\n{TURN}model\n")
 
 
 def test_without_a_template_the_layout_is_plain() -> None:
     assert written(None, *TALK) == (
-        "<bos>System:\nBe brief.\n\nUser:\nWhat?\n\nAssistant:\nThat.\n\nUser:\nWhy?\n\nAssistant:\n"
+        "<bos>System:\nBe brief.\n\nUser:\nWhat?\n\nAssistant:\nThat.\n\n"
+        "User:\nWhy?\n\nAssistant:\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .tiny_chat import (
     SlowReply,
     load_slowly,
     memory_for,
+    one_thread,
     save_chat_model,
     slow_reply,
     watching,
@@ -36,6 +37,12 @@ USERS = (
     "the thing that they said there was nothing but the one thing",
     "0 and then 1 and then 2, and so on until the end of it all, which is when it ends",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +117,15 @@ def assert_same(reply: Any, slow: SlowReply, request: ChatRequest, folder: Path)
         assert {name for name, _ in given.alternatives} <= names
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        "gemma2",
+        "llama",
+        pytest.param("gemma3_text", marks=pytest.mark.slow),
+        pytest.param("mistral", marks=pytest.mark.slow),
+    ],
+)
 def test_batched_replies_are_those_of_the_whole_sequence_again_for_each_token(
     folders: dict[str, Path], family: str
 ) -> None:
@@ -121,22 +136,20 @@ def test_batched_replies_are_those_of_the_whole_sequence_again_for_each_token(
         replies = answers(folder, requests, batch_size=16)
     for reply, expected, request in zip(replies, slow, requests, strict=True):
         assert_same(reply, expected, request, folder)
-    assert max(n_rows for n_rows, _ in given) >= 5, "they were to be written together"
+    assert max(n_rows for n_rows, _ in given) >= 3, "they were to be written together"
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_a_reply_does_not_depend_on_what_it_is_batched_with(gemma: Path, batch_size: int) -> None:
-    requests = mixture()[::-1]
+@pytest.mark.parametrize("batch_size", [1, pytest.param(2, marks=pytest.mark.slow), 5])
+def test_a_reply_does_not_depend_on_what_it_is_batched_with(endless: Path, batch_size: int) -> None:
+    requests = [replace(each, max_tokens=each.max_tokens + 1) for each in mixture()[::-1]]
     with watching() as given:
-        replies = answers(gemma, requests, batch_size=batch_size)
+        replies = answers(endless, requests, batch_size=batch_size)
     for reply, request in zip(replies, requests, strict=True):
-        assert_same(reply, slow_reply(gemma, request), request, gemma)
+        assert_same(reply, slow_reply(endless, request), request, endless)
     assert max(n_rows for n_rows, _ in given) == batch_size
 
 
-def test_the_window_of_the_tiny_gemma_hides_tokens_from_it(
-    gemma: Path, tmp_path: Path
-) -> None:
+def test_the_window_of_the_tiny_gemma_hides_tokens_from_it(gemma: Path, tmp_path: Path) -> None:
     """Else the tests above would pass without it."""
     network, tokenizer = load_slowly(gemma)
     network.save_pretrained(tmp_path / "wide")
@@ -160,9 +173,7 @@ def test_what_prompts_share_is_read_once_and_counted(gemma: Path) -> None:
     # Whatever the model was given was either read or written by some reply, and nothing twice.
     read = sum(reply.prompt_tokens - reply.cached_tokens for reply in replies)
     # The last token that is written is not read again; one that ends a reply is not counted.
-    written = sum(
-        reply.completion_tokens - (reply.finish_reason == "length") for reply in replies
-    )
+    written = sum(reply.completion_tokens - (reply.finish_reason == "length") for reply in replies)
     assert sum(n_rows * n_tokens for n_rows, n_tokens in given) == read + written
 
 
@@ -226,7 +237,7 @@ def test_a_batch_without_room_is_halved_and_says_so(
     endless: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     requests = [asked(user, max_tokens=6, draw=n) for n in range(3) for user in USERS]
-    with memory_for(rows=2), caplog.at_level(logging.WARNING), watching() as given:
+    with watching() as given, memory_for(rows=2), caplog.at_level(logging.WARNING):
         replies = answers(endless, requests, batch_size=8)
     for reply, request in zip(replies, requests, strict=True):
         assert_same(reply, slow_reply(endless, request), request, endless)
@@ -273,7 +284,7 @@ def test_the_event_loop_goes_on_while_the_model_loads_and_computes(endless: Path
         ticking = asyncio.create_task(tick())
         async with LocalClient(str(endless), "cpu") as client:
             while_loading = ticks
-            asking = (client.complete(asked(draw=n, max_tokens=200)) for n in range(4))
+            asking = (client.complete(asked(draw=n, max_tokens=120)) for n in range(4))
             await asyncio.gather(*asking)
             while_computing = ticks - while_loading
         ticking.cancel()

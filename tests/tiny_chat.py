@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,7 @@ class SlowReply:
     logprobs: tuple[dict[str, float], ...]
 
 
+@cache
 def slow_reply(folder: Path, request: ChatRequest) -> SlowReply:
     network, tokenizer = load_slowly(folder)
     prompt = tokenizer(shown(tokenizer, request), add_special_tokens=False)["input_ids"]
@@ -180,10 +181,21 @@ def shown(tokenizer: Any, request: ChatRequest) -> str:
     return f"<bos>{turns}{TURN}model\n"
 
 
-@lru_cache(maxsize=8)
+@cache
 def load_slowly(folder: Path) -> tuple[Any, Any]:
     network = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     return network.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """So small a model is computed many times slower by threads that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- what a model is given --------------------------------------------------------------------
