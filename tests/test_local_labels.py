@@ -7,24 +7,22 @@ reason: that is what is looked at here.
 from __future__ import annotations
 
 import importlib.resources
-import inspect
 import json
 import random
-import statistics
 import subprocess
 import sys
-import textwrap
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from scopenote.label.explainers import NEVER_ACTIVE
 
 pytestmark = pytest.mark.slow
 
-TOY = Path(str(importlib.resources.files("scopenote.extract.toy")))
+TOY = importlib.resources.files("scopenote.extract.toy")
+MODEL = str(TOY.joinpath("toy-gemma-2"))
+(SAE,) = Path(str(TOY.joinpath("saes"))).glob("res/**/params.npz")
 N_FEATURES = 12
 
 
@@ -34,12 +32,6 @@ def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def write_configuration(folder: Path, **chat: Any) -> Path:
-    rows = [
-        json.dumps({"text": text})
-        for module in (random, statistics)
-        for text in textwrap.wrap(inspect.getsource(module), 400, replace_whitespace=False)
-    ]
-    (folder / "corpus.jsonl").write_text("\n".join(rows))
     settings = "\n".join(f"{name} = {json.dumps(value)}" for name, value in chat.items())
     file = folder / "job.toml"
     file.write_text(
@@ -47,13 +39,13 @@ def write_configuration(folder: Path, **chat: Any) -> Path:
         [model]
         name = "toy"
         [saes]
-        paths = [{json.dumps(str(next((TOY / "saes" / "res").rglob("params.npz"))))}]
+        paths = [{json.dumps(str(SAE))}]
         [corpus]
-        path = "corpus.jsonl"
+        path = "corpus.txt"
         [collect]
         neighbours = false
         [explain]
-        explainers = ["token_lookup", "highlighted"]
+        explainers = ["token_lookup", "output"]
         features = {N_FEATURES}
         [explain.chat]
         local = true
@@ -63,57 +55,64 @@ def write_configuration(folder: Path, **chat: Any) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which nothing is labelled."""
+    folder = tmp_path_factory.mktemp("local")
+    (folder / "corpus.txt").write_text(Path(random.__file__).read_text())
+    finished = command(
+        "collect", folder / "run", "--config", write_configuration(folder, model="m")
+    )
+    assert finished.returncode == 0, finished.stderr
+    return folder / "run"
+
+
 def rows(run: Path, query: str) -> list[tuple[Any, ...]]:
     with duckdb.connect(str(run / "scopenote.duckdb"), read_only=True) as connection:
         return connection.execute(query).fetchall()
 
 
-def test_a_local_models_labels_and_calls_are_on_record_and_cost_nothing(tmp_path: Path) -> None:
-    file = write_configuration(
-        tmp_path, model=str(TOY / "toy-gemma-2"), max_reply_tokens=40, concurrency=4
-    )
-    run = tmp_path / "run"
+def test_a_model_that_is_not_there_is_the_users_mistake(run: Path) -> None:
+    file = write_configuration(run.parent, model="./no-such-model")
+    finished = command("explain", run, "--config", file)
+    assert finished.returncode == 2, finished.stderr
+    assert "The model that is to write labels cannot be loaded." in finished.stderr
+    assert str(run.parent / "no-such-model") in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_local_models_labels_and_calls_are_on_record_and_cost_nothing(run: Path) -> None:
+    file = write_configuration(run.parent, model=MODEL, max_reply_tokens=40, concurrency=4)
     # A budget of nothing: only what is known to be free may be asked.
-    finished = command("run", file, "--out", run, "--budget-usd", "0")
+    finished = command("explain", run, "--config", file, "--budget-usd", "0")
     assert finished.returncode == 3, finished.stderr
-    labels = rows(run, "SELECT status, reason, text FROM labels WHERE explainer = 'highlighted'")
-    asked = [reason for _, reason, _ in labels if reason != NEVER_ACTIVE]
+    labels = rows(run, "SELECT status, reason, text FROM labels WHERE explainer = 'output'")
     assert len(labels) == N_FEATURES
-    assert asked
     assert all(status == "failed" and reason and text is None for status, reason, text in labels)
 
+    # A reply that cannot be used is asked to be repaired, once.
     calls = rows(
         run,
-        "SELECT usd, error, prompt_tokens, cached_tokens, completion_tokens, reply FROM calls",
+        "SELECT prompt_tokens, cached_tokens, completion_tokens, usd, reply, error FROM calls",
     )
-    assert len(calls) >= len(asked)
-    assert {usd for usd, *_ in calls} == {Decimal(0)}
-    answered = [call for call in calls if call[1] is None]
-    assert answered, "some prompts fit into the toy's context"
-    assert all(0 < prompt <= 2048 - 40 for _, _, prompt, *_ in answered)
-    assert all(written <= 40 for *_, written, _ in answered)
+    assert N_FEATURES < len(calls) <= 2 * N_FEATURES
+    for prompt, cached, written, usd, reply, error in calls:
+        assert usd == 0
+        assert usd is not None
+        assert error is None
+        assert reply is not None
+        assert 0 < prompt <= 2048 - 40
+        assert 0 <= cached < prompt
+        assert 0 <= written <= 40
     # All begin with the same instructions, which were read once.
-    cached = [n for _, _, _, n, *_ in answered]
-    assert sorted(set(cached)) == [0, max(cached)]
-    assert cached.count(0) <= 1
-    assert all(error.startswith("context_too_long") for _, error, *_ in calls if error)
+    cached_tokens = sorted(cached for _, cached, *_ in calls)
+    assert cached_tokens[0] == 0
+    assert cached_tokens[1] == cached_tokens[-1] > 1000
 
     status = json.loads(command("status", run, "--json").stdout)
-    assert Decimal(status["spent"][0]["usd"]) == 0
-    assert status["spent"][0]["n_unpriced"] == 0
+    (spent,) = status["spent"]
+    assert (Decimal(spent["usd"]), spent["n_unpriced"]) == (0, 0)
     # Nothing is left to be asked, and nothing is asked again.
     again = command("explain", run)
     assert again.returncode == 0, again.stderr
     assert "nothing to do" in again.stderr
-
-
-def test_a_model_that_is_not_there_is_the_users_mistake(tmp_path: Path) -> None:
-    file = write_configuration(tmp_path, model="./no-such-model")
-    run = tmp_path / "run"
-    finished = command("run", file, "--out", run)
-    assert finished.returncode == 2, finished.stderr
-    assert "The model that is to write labels cannot be loaded." in finished.stderr
-    assert str(tmp_path / "no-such-model") in finished.stderr
-    assert "Traceback" not in finished.stderr
-    # What needs no model is done, and the rest can be had later.
-    assert rows(run, "SELECT count(*) > 0 FROM features") == [(True,)]
