@@ -6,12 +6,12 @@ prompt that has the same token ids there; where a prompt has others, it is read 
 ids decide, not the texts, since a tokenizer may join the end of one text to the next.
 
 **Sliding windows.** In its sliding layers, transformers' cache for Gemma 2 (`DynamicCache` with a
-configuration) forgets what lies behind the window, and could then neither be cut shorter nor be
-padded. The caches here are made without a configuration: every layer keeps all keys and values, and
-sliding layers are confined to their window by the attention mask alone. transformers makes that
-mask of places in the cache, so it is right as long as the tokens of a row lie side by side in it:
-padding may stand before them, never among them. The price is memory, and only where a prompt is
-longer than the window (4,096 tokens in Gemma 2).
+configuration) forgets what lies behind the window, so that it cannot be cut back to the part that a
+prompt shares. The caches here are made without a configuration: every layer keeps all keys and
+values, and sliding layers are confined to their window by the attention mask alone. transformers
+makes that mask of places in the cache, so it is right as long as the tokens of a row lie side by
+side in it: padding may stand before them, never among them. The price is memory, and only where a
+prompt is longer than the window (4,096 tokens in Gemma 2).
 """
 
 from __future__ import annotations
