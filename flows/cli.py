@@ -197,6 +197,10 @@ def explain(
     run: Run,
     config: FirstConfig = None,
     budget_usd: BudgetUsd = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="With `batch = true`: stay until no batch is under way."),
+    ] = False,
     prefect_server: OwnServer = False,
 ) -> None:
     """Write labels from the contexts that were collected."""
@@ -205,7 +209,7 @@ def explain(
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .explain_features import explain_features
 
-        return explain_features(settings, folder, progress, budget)
+        return explain_features(settings, folder, progress, budget, wait)
 
     _stage("explain", work, run, config, prefect_server)
 

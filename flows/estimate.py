@@ -16,7 +16,8 @@ from ..label.pricing import Price, in_dollars
 from ..label.prompted import PROMPTED, PromptedExplainer
 from ..label.prompts import RenderedPrompt
 from ..store.database import Store
-from .ask_models import features_to_ask_about, known_prices
+from .ask_job import known_prices
+from .ask_models import features_to_ask_about
 from .explain_settings import ExplainSection
 from .feature_prompts import PromptSource
 
@@ -57,6 +58,7 @@ class Estimate:
     Attributes:
         reply_tokens: what a reply is taken to have.
         n_replies: of how many replies that is the mean; 0: it is assumed.
+        in_batch: the dollars are those of batches.
     """
 
     model: str
@@ -64,6 +66,7 @@ class Estimate:
     n_replies: int
     explainers: tuple[ExplainerEstimate, ...]
     price: Price | None
+    in_batch: bool = False
 
     @property
     def n_calls(self) -> int:
@@ -96,7 +99,9 @@ def estimate_labels(store: Store, settings: ExplainSection) -> Estimate:
         _estimate(source, PROMPTED[name], settings, price, reply_tokens)
         for name in settings.prompted
     ]
-    return Estimate(asking.model, reply_tokens, n_replies, tuple(estimates), price)
+    return Estimate(
+        asking.model, reply_tokens, n_replies, tuple(estimates), price, settings.chat.batch
+    )
 
 
 def render_estimate(estimate: Estimate) -> RenderableType:
@@ -121,8 +126,10 @@ def render_estimate(estimate: Estimate) -> RenderableType:
         if estimate.n_replies
         else "assumed, as there is no reply to go by"
     )
+    in_batch = ", in a batch" if estimate.in_batch else ""
     price = (
-        f"Prices of {estimate.price.as_of}, without what the provider may take off for its cache."
+        f"Prices of {estimate.price.as_of}{in_batch}, without what the provider may take off for "
+        "its cache."
         if estimate.price
         else "The model's price is not known: name a table of your own in `explain.chat.prices`."
     )
@@ -161,6 +168,7 @@ def _estimate(
     prompt_tokens = round(sum(sizes) * share)
     written = n_calls * reply_tokens
     longest = n_calls * settings.chat.max_reply_tokens
+    in_batch = settings.chat.batch
     return ExplainerEstimate(
         explainer=explainer.name,
         n_features=n_features,
@@ -168,8 +176,8 @@ def _estimate(
         n_calls=n_calls,
         prompt_tokens=prompt_tokens,
         completion_tokens=written,
-        usd=price and price.cost(prompt_tokens, 0, written),
-        usd_at_most=price and price.cost(prompt_tokens, 0, longest),
+        usd=price and price.cost(prompt_tokens, 0, written, in_batch),
+        usd_at_most=price and price.cost(prompt_tokens, 0, longest, in_batch),
     )
 
 

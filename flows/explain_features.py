@@ -22,8 +22,11 @@ from ..store.labels import count_labels, label_tables, unlabelled_features
 from ..store.parts import remove_unfinished, write_part
 from ..store.records import content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
-from .ask_models import ask_models, notes_on
+from .ask_in_batches import ask_in_batches
+from .ask_job import Asked, AskJob, notes_on
+from .ask_models import ask_models
 from .batches import require_collected, run_over_features, side_by_side
+from .bring_in_batches import bring_in_batches
 from .config import Config
 from .progress import Progress
 from .recorded_runs import recorded_run
@@ -46,7 +49,11 @@ class ExplainWork:
 
 @flow(name="explain-features", validate_parameters=False, task_runner=side_by_side())
 def explain_features(
-    config: Config, folder: RunFolder, progress: Progress, budget_usd: Decimal | None = None
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    budget_usd: Decimal | None = None,
+    wait: bool = False,
 ) -> StageReport:
     """Labels every feature that an explainer has not seen, and publishes the labels.
 
@@ -61,7 +68,6 @@ def explain_features(
         _absorb(folder)  # what a run that died had finished
         require_collected(folder)
         done: Counter[str] = Counter()
-        prompted = [PROMPTED[name] for name in config.explain.prompted]
         with open_store(folder.path) as store:
             for name in config.explain.explainers:
                 if (explainer := EXPLAINERS.get(name)) is not None:
@@ -69,16 +75,7 @@ def explain_features(
                         explainer, config, folder, progress, store, run.run_id
                     ):
                         done += batch
-            asked = ask_models(
-                prompted,
-                config.explain,
-                folder,
-                progress,
-                store,
-                run.run_id,
-                budget_usd,
-                partial(_absorb, folder),
-            )
+        asked = _ask(config, folder, progress, run.run_id, budget_usd, wait)
         done += asked.labels
         _absorb(folder)
         with open_work(folder.path) as work:
@@ -92,7 +89,8 @@ def explain_features(
                 # A feature without any text is no failure of the work: it is said, not alarmed.
                 failures={r: n for r, n in sorted(done.items()) if r not in ("", NEVER_ACTIVE)},
                 seconds=time.monotonic() - started,
-                notes=(*_notes(done[NEVER_ACTIVE]), *notes_on(asked)),
+                notes=(*_notes(done[NEVER_ACTIVE]), *notes_on(asked, folder)),
+                waiting=asked.n_waiting,
             )
         )
         if asked.stopped is not None:
@@ -130,6 +128,37 @@ def _explain_with(
     yield from run_over_features(
         explain_batch, work, missing, config.explain.features_per_task, stage
     )
+
+
+def _ask(
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    run_id: str,
+    budget_usd: Decimal | None,
+    wait: bool,
+) -> Asked:
+    """Has the explainers that ask a model do so, in the way that the configuration says."""
+    asked = Asked()
+    if not config.explain.prompted:
+        return asked
+    job = AskJob(
+        explainers=[PROMPTED[name] for name in config.explain.prompted],
+        settings=config.explain,
+        folder=folder,
+        progress=progress,
+        run_id=run_id,
+        budget_usd=budget_usd,
+        absorb=partial(_absorb, folder),
+    )
+    if config.explain.chat.batch:
+        ask_in_batches(job, asked, wait)
+        return asked
+    # Batches may be under way from before the configuration was changed.
+    bring_in_batches(job, asked)
+    if asked.stopped is None:
+        ask_models(job, asked)
+    return asked
 
 
 def _notes(n_never_active: int) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from .config_section import Positive, Section, Text
 from .config_text import problem
 
 if TYPE_CHECKING:
+    from ..label.batch_client import BatchClient
     from ..label.call_limits import CallLimits
     from ..label.labelling import Asking
     from ..label.openai_client import OpenAIClient
@@ -44,6 +45,11 @@ class ChatSection(Section):
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(
         default=120, description="how long the endpoint may take for one answer"
     )
+    batch: bool = Field(
+        default=False,
+        description="ask in batches, at half the price: within a day the endpoint answers, and "
+        "`scopenote explain RUN` brings in what is done",
+    )
     concurrency: Positive = Field(default=32, description="calls at once")
     requests_per_minute: Positive | None = Field(
         default=None, description="calls in any minute, by default as many as can be made"
@@ -61,6 +67,14 @@ class ChatSection(Section):
 
         patience = Patience(attempt_seconds=self.timeout_seconds)
         return OpenAIClient(self.base_url, self._limits(), patience)
+
+    def batch_client(self, base_url: str | None = None) -> BatchClient:
+        """The client of the endpoint's batches, or of another endpoint's."""
+        from ..label.batch_client import BatchClient
+        from ..label.openai_client import Patience
+
+        patience = Patience(attempt_seconds=self.timeout_seconds)
+        return BatchClient(base_url or self.base_url, patience)
 
     def _limits(self) -> CallLimits:
         from ..label.call_limits import CallLimits

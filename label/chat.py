@@ -24,6 +24,7 @@ Reason = Literal[
     "no_choices",  # a chat completion without any choice
     "context_too_long",  # more than the model takes: a shorter prompt may do
     "bad_request",  # any other refusal of this one request
+    "unanswered",  # the batches it was in expired, were cancelled or left it out
 ]
 
 

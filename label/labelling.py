@@ -13,7 +13,7 @@ from ..store.records import Call, FeatureId, Label
 from .chat import ChatRequest, Message
 from .label_reply import BadReply, LabelReply, parse_reply, repair_messages
 from .prompts import NoPrompt, RenderedPrompt, drop_to_fit, estimate_tokens
-from .recorded_client import reason_of
+from .call_records import reason_of
 
 DECLINED = "the model declined to answer"
 WITHHELD = "the endpoint's content filter withheld the reply"
