@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..label.batch_client import BatchClient
 from ..label.recorded_client import RecordReader
-from ..store.batches import Batch, batches_under_way, requests_under_way
+from ..store.batch_record import Batch, batches_under_way, requests_under_way
 from ..store.database import open_store, open_work, publish_if_behind
 from ..store.errors import EndpointRefuses
 from ..store.known_calls import KnownCalls

@@ -14,7 +14,7 @@ import duckdb
 from ..label.pricing import Prices, in_dollars, load_prices
 from ..label.prompted import PromptedExplainer
 from ..label.recorded_client import Tally
-from ..store.batches import Batch
+from ..store.batch_record import Batch
 from ..store.calls import spent
 from ..store.errors import ScopenoteError
 from ..store.run_folder import RunFolder

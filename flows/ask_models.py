@@ -20,7 +20,7 @@ from ..label.call_records import CallRecords
 from ..label.labelling import Ask, Asking, write_label
 from ..label.prompted import PromptedExplainer
 from ..label.recorded_client import RecordedClient
-from ..store.batches import batches_under_way, requests_under_way
+from ..store.batch_record import batches_under_way, requests_under_way
 from ..store.database import Store, now, open_store
 from ..store.errors import BudgetSpent, EndpointRefuses, NotYetAnswered, ScopenoteError
 from ..store.journal import Journal

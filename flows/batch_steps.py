@@ -7,7 +7,7 @@ from pathlib import Path
 from ..label.batch_client import BatchClient, BatchRefused
 from ..label.batch_files import upload_file
 from ..label.provider_batch import ProviderBatch
-from ..store.batches import NOT_COUNTED, end_batch, note_state
+from ..store.batch_record import NOT_COUNTED, end_batch, note_state
 from ..store.database import open_work
 from ..store.run_folder import RunFolder
 

@@ -17,7 +17,7 @@ from ..label.batch_files import TOO_MUCH_ENQUEUED, requests_file
 from ..label.batch_results import BatchResults, Leftover
 from ..label.call_records import CallRecords
 from ..label.provider_batch import ProviderBatch
-from ..store.batches import (
+from ..store.batch_record import (
     ANSWERED,
     NOT_COUNTED,
     Batch,

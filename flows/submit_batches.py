@@ -12,7 +12,7 @@ from ..label.batch_files import most_enqueued_tokens, write_batch_files
 from ..label.budget import Budget
 from ..label.call_records import CallRecords
 from ..label.request_body import estimated_tokens
-from ..store.batches import Batch, add_batch, read_batches
+from ..store.batch_record import Batch, add_batch, read_batches
 from ..store.database import now, open_work
 from ..store.errors import BudgetSpent
 from ..store.records import RecordedRequest

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..label.pricing import in_dollars
-from ..store.batches import Batch
+from ..store.batch_record import Batch
 from ..store.calls import Spending
 from ..store.run_folder import RunFolder
 from ..store.status import (

@@ -2,7 +2,7 @@
 
 One thread, one thing at a time: a night's work is a few files. HTTP is the `openai` package's with
 its own retries off, as in `openai_client.py`. Files are streamed both ways. Left out: what stands
-in the lines (`batch_lines.py`), and the record of batches (`store/batches.py`).
+in the lines (`batch_lines.py`), and the record of batches (`store/batch_record.py`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from .call_records import CallRecords
 from .request_body import estimated_tokens
 
 if TYPE_CHECKING:
-    from ..store.batches import Batch
+    from ..store.batch_record import Batch
 
 TOO_MUCH_ENQUEUED = "token_limit_exceeded"
 """OpenAI's word for a batch that failed because too much of its model waits in all of them."""

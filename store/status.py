@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .batches import Batch, batches_under_way
+from .batch_record import Batch, batches_under_way
 from .calls import Spending, spent
 from .near_features import read_rows
 from .records import FeatureId

@@ -31,6 +31,7 @@ from scopenote.label.labelling import Asking, write_label
 from scopenote.label.openai_client import OpenAIClient
 from scopenote.label.pricing import load_prices
 from scopenote.label.prompts import ContextBlock, RenderedPrompt
+from scopenote.label.call_records import CallRecords
 from scopenote.label.recorded_client import RecordedClient
 from scopenote.store.calls import absorb_journals, spent
 from scopenote.store.database import open_store, open_work, publish
@@ -76,7 +77,8 @@ async def ask_recorded(base_url: str, calls: int, concurrency: int, folder: Path
     with open_store(folder) as store, Journal(folder / "journal") as journal:
         known = KnownCalls(store, folder / "journal")
         async with OpenAIClient(base_url, CallLimits(concurrency)) as client:
-            recorded = RecordedClient(client, known, journal, load_prices(), "explain")
+            records = CallRecords(load_prices(), "explain")
+            recorded = RecordedClient(client, known, journal, records)
             asking = Asking(MODEL, 0.0, 500)
 
             async def one(number: int) -> None:
