@@ -87,7 +87,7 @@ def _label_from_record(job: AskJob, asked: Asked) -> Path:
         RequestFile(job.folder.batches / "wanted.jsonl") as wanted,
         EventLoopThread() as loop,
     ):
-        known = KnownCalls(store, job.folder.journal)
+        known = KnownCalls(store, job.folder.journal, job.retry_failed, job.began_at)
         reader = RecordReader(known, requests_under_way(store.connection), wanted)
         missing = missing_labels(job, store)
         if any(missing.values()):

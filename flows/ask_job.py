@@ -6,19 +6,19 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 
 import duckdb
 
-from ..label.pricing import Prices, in_dollars, load_prices
+from ..label.pricing import in_dollars
 from ..label.prompted import PromptedExplainer
 from ..label.recorded_client import Tally
 from ..store.batch_record import Batch
 from ..store.calls import spent
 from ..store.errors import ScopenoteError
 from ..store.run_folder import RunFolder
-from .explain_settings import ChatSection, ExplainSection
+from .explain_settings import ExplainSection
 from .progress import Progress
 from .terminal import program
 
@@ -36,6 +36,8 @@ class AskJob:
         progress: where it is shown.
         run_id: the run that the labels are of.
         budget_usd: what the whole run may cost, with what it has cost already.
+        retry_failed: send again what got no reply before.
+        began_at: when this command did.
         absorb: brings finished parts and journals into the database and publishes it.
     """
 
@@ -45,6 +47,8 @@ class AskJob:
     progress: Progress
     run_id: str
     budget_usd: Decimal | None
+    retry_failed: bool
+    began_at: datetime
     absorb: Callable[[], None]
 
 
@@ -108,10 +112,6 @@ def _batches(asked: Asked, folder: RunFolder) -> Iterator[str]:
             f"`{program()} explain {shlex.quote(str(folder.path))}` brings in what is done"
         )
 
-
-def known_prices(chat: ChatSection) -> Prices:
-    """The prices that Scopenote brings, and the user's own."""
-    return load_prices(None if chat.prices is None else Path(chat.prices))
 
 
 def usd_spent(connection: duckdb.DuckDBPyConnection) -> Decimal:

@@ -25,15 +25,14 @@ from ..store.database import Store, now, open_store
 from ..store.errors import BudgetSpent, EndpointRefuses, NotYetAnswered, ScopenoteError
 from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
-from ..store.labels import drawn_features, draws_made, label_tables, unlabelled_features
+from ..store.labels import draws_made, label_tables
 from ..store.parts import write_part
 from ..store.records import Label, content_hash
 from ..store.run_folder import RunFolder
-from .ask_job import PURPOSE, Asked, AskJob, known_prices, usd_spent, usd_under_way
+from .ask_job import PURPOSE, Asked, AskJob, usd_spent, usd_under_way
 from .batches import as_is, task_blocks
 from .event_loop import EventLoopThread
-from .explain_settings import ExplainSection
-from .feature_prompts import PromptSource
+from .feature_prompts import PromptSource, features_to_ask_about
 
 # So long may finished labels be invisible to readers.
 _SECONDS_BETWEEN_ABSORPTIONS = 60.0
@@ -91,7 +90,8 @@ def ask_batch(sae_id: str, features: tuple[int, ...], work: AskWork) -> AskedBat
             # What the others came to is kept.
             work.stopped.append(error)
     if labels:
-        content = content_hash([name, version, [label.label_id for label in labels]])
+        # The run too: what failed and is asked for again has the same label ids.
+        content = content_hash([name, version, work.run_id, [each.label_id for each in labels]])
         tables = label_tables(labels, work.run_id, now())
         write_part(work.folder.parts, f"explain-{content}", "explain", tables, {})
     return AskedBatch(Counter(label.reason or "" for label in labels), n_waiting)
@@ -115,7 +115,7 @@ def ask_models(job: AskJob, asked: Asked) -> None:
         missing = missing_labels(job, store)
         if not any(missing.values()):
             return
-        prices = known_prices(chat)
+        prices = chat.known_prices()
         under_way = batches_under_way(store.connection)
         budget = None
         if job.budget_usd is not None:
@@ -128,7 +128,7 @@ def ask_models(job: AskJob, asked: Asked) -> None:
         ):
             recorded = RecordedClient(
                 client=client,
-                known=KnownCalls(store, job.folder.journal),
+                known=KnownCalls(store, job.folder.journal, job.retry_failed),
                 journal=journal,
                 records=CallRecords(prices, PURPOSE),
                 budget=budget,
@@ -199,25 +199,6 @@ def label_missing(
         asked.stopped = stopped[0]
 
 
-def features_to_ask_about(
-    store: Store, explainer: PromptedExplainer, settings: ExplainSection
-) -> dict[str, list[int]]:
-    """Per SAE, the features of which the model still owes a label."""
-    missing = unlabelled_features(
-        store.connection,
-        explainer.name,
-        explainer.version,
-        settings.asking().model,
-        settings.candidates,
-    )
-    if settings.features is None:
-        return missing
-    drawn = drawn_features(store.connection, settings.features)
-    kept = {
-        sae_id: [feature for feature in features if (sae_id, feature) in drawn]
-        for sae_id, features in missing.items()
-    }
-    return {sae_id: features for sae_id, features in kept.items() if features}
 
 
 def _batches(work: AskWork, missing: Mapping[str, list[int]], size: int) -> Iterator[AskedBatch]:

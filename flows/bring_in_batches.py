@@ -26,12 +26,12 @@ from ..store.batch_record import (
     note_state,
     rounds_before,
 )
-from ..store.database import open_store, open_work, publish_if_behind
+from ..store.database import Store, open_store, open_work, publish_if_behind
 from ..store.errors import EndpointRefuses
 from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
 from ..store.request_files import RequestIndex
-from .ask_job import PURPOSE, Asked, AskJob, known_prices
+from .ask_job import PURPOSE, Asked, AskJob
 from .batch_steps import remove_files, submit_recorded
 
 GIVEN_UP = "given up"
@@ -55,12 +55,11 @@ def bring_in_batches(job: AskJob, asked: Asked) -> None:
     if not under_way:
         return
     with open_store(job.folder.path) as store:
-        known = KnownCalls(store, job.folder.journal)
-        records = CallRecords(known_prices(job.settings.chat), PURPOSE, in_batch=True)
+        records = CallRecords(job.settings.chat.known_prices(), PURPOSE, in_batch=True)
         by_endpoint = sorted(under_way, key=lambda batch: batch.endpoint)
         for endpoint, batches in groupby(by_endpoint, key=lambda batch: batch.endpoint):
             with job.settings.chat.batch_client(endpoint) as client:
-                desk = _Desk(job, asked, client, records, known)
+                desk = _Desk(job, asked, client, records, store)
                 try:
                     for batch in batches:
                         desk.bring_in(batch)
@@ -80,7 +79,7 @@ class _Desk:
     asked: Asked
     client: BatchClient
     records: CallRecords
-    known: KnownCalls
+    store: Store
 
     def bring_in(self, batch: Batch) -> None:
         file = requests_file(self.job.folder.batches, batch.batch_id)
@@ -116,12 +115,16 @@ class _Desk:
         folder = self.job.folder
         with open_work(folder.path) as work:
             rounds = rounds_before(work, batch.batch_id)
+        # Nobody asks for what is in a batch: failures since then are those of an earlier reading.
+        known = KnownCalls(
+            self.store, folder.journal, replies_only=True, failures_since=batch.prepared_at
+        )
         has_failed = at_provider.state == "failed"
         with RequestIndex(file) as requests, Journal(folder.journal) as journal:
             results = BatchResults(
                 requests=requests,
                 records=self.records,
-                known=self.known,
+                known=known,
                 journal=journal,
                 tally=self.asked.tally,
                 rounds_before=rounds,

@@ -201,6 +201,10 @@ def explain(
         bool,
         typer.Option("--wait", help="With `batch = true`: stay until no batch is under way."),
     ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Ask a model again where it gave no reply before."),
+    ] = False,
     prefect_server: OwnServer = False,
 ) -> None:
     """Write labels from the contexts that were collected."""
@@ -209,7 +213,7 @@ def explain(
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .explain_features import explain_features
 
-        return explain_features(settings, folder, progress, budget, wait)
+        return explain_features(settings, folder, progress, budget, retry_failed, wait)
 
     _stage("explain", work, run, config, prefect_server)
 
@@ -379,13 +383,14 @@ def _print_report(report: RunReport) -> None:
 
 
 def _print_ending(folder: RunFolder) -> None:
-    from ..store.status import read_extremes, read_status
+    from ..store.status import read_extremes, read_model_labels, read_status
     from .summary import render_ending
 
     with published(folder.path) as (_, store):
         found = read_status(store.connection, folder.database)
         extremes = read_extremes(store.connection)
-    print_page(render_ending(found, extremes, folder, program()))
+        by_models = read_model_labels(store.connection)
+    print_page(render_ending(found, extremes, folder, program(), by_models))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ from ..label.pricing import Price, in_dollars
 from ..label.prompted import PROMPTED, PromptedExplainer
 from ..label.prompts import RenderedPrompt
 from ..store.database import Store
-from .ask_job import known_prices
-from .ask_models import features_to_ask_about
 from .explain_settings import ExplainSection
-from .feature_prompts import PromptSource
+from .feature_prompts import PromptSource, features_to_ask_about
 
 SAMPLE = 100
 # What a reply has where none came yet: three short texts in JSON.
@@ -92,7 +90,7 @@ class Estimate:
 def estimate_labels(store: Store, settings: ExplainSection) -> Estimate:
     """What the explainers that ask a model would take for all that they have not labelled."""
     asking = settings.asking()
-    price = known_prices(settings.chat).get(asking.model)
+    price = settings.chat.known_prices().get(asking.model)
     n_replies, reply_tokens = _replies_so_far(store.connection, asking.model)
     source = PromptSource.of(store)
     estimates = [
@@ -154,13 +152,15 @@ def _estimate(
     price: Price | None,
     reply_tokens: int,
 ) -> ExplainerEstimate:
+    asking = settings.asking()
     missing = features_to_ask_about(source.store, explainer, settings)
     n_features = sum(map(len, missing.values()))
     sampled = _spread(missing, SAMPLE)
     sizes: list[int] = []
     with source.store.cursor() as connection:
         for sae_id, feature in sampled:
-            for _, prompt in source.render(connection, explainer, sae_id, [feature]):
+            for _, rendered in source.render(connection, explainer, sae_id, [feature]):
+                prompt = asking.fitted(rendered)
                 if isinstance(prompt, RenderedPrompt):
                     sizes.append(prompt.estimated_tokens)
     share = settings.candidates * n_features / max(1, len(sampled))
@@ -176,8 +176,8 @@ def _estimate(
         n_calls=n_calls,
         prompt_tokens=prompt_tokens,
         completion_tokens=written,
-        usd=price and price.cost(prompt_tokens, 0, written, in_batch),
-        usd_at_most=price and price.cost(prompt_tokens, 0, longest, in_batch),
+        usd=None if price is None else price.cost(prompt_tokens, 0, written, in_batch),
+        usd_at_most=None if price is None else price.cost(prompt_tokens, 0, longest, in_batch),
     )
 
 

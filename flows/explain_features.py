@@ -12,13 +12,14 @@ from functools import partial
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from ..label.explainers import NEVER_ACTIVE, Explainer, TokenLookupExplainer
+from ..label.explainers import EMBEDDED, NEVER_ACTIVE, Explainer
+from ..label.labelling import NO_REPLY
 from ..label.prompted import PROMPTED
 from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
 from ..store.contexts import BackgroundWindows, load_background, read_features
 from ..store.database import Store, now, open_store, open_work, publish
-from ..store.labels import count_labels, label_tables, unlabelled_features
+from ..store.labels import count_labels, forget_failures, label_tables, unlabelled_features
 from ..store.parts import remove_unfinished, write_part
 from ..store.records import content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
@@ -31,8 +32,6 @@ from .config import Config
 from .progress import Progress
 from .recorded_runs import recorded_run
 from .reports import StageReport
-
-EXPLAINERS: Mapping[str, Explainer] = {"token_lookup": TokenLookupExplainer()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,18 @@ def explain_features(
     folder: RunFolder,
     progress: Progress,
     budget_usd: Decimal | None = None,
+    retry_failed: bool = False,
     wait: bool = False,
 ) -> StageReport:
     """Labels every feature that an explainer has not seen, and publishes the labels.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        progress: where it is shown.
+        budget_usd: what the calls of the run may cost, with those made before.
+        retry_failed: ask again for the labels of which a call got no reply.
+        wait: where the model is asked in batches, stay until none is under way.
 
     Raises:
         EndpointRefuses: the model's endpoint answers no request; what it had answered is kept.
@@ -66,16 +74,19 @@ def explain_features(
     with recorded_run("explain", config, folder) as run, clear_disk_errors(folder.path):
         remove_unfinished(folder.parts)
         _absorb(folder)  # what a run that died had finished
+        if retry_failed:
+            with open_work(folder.path) as work:
+                forget_failures(work, config.explain.prompted, NO_REPLY)
         require_collected(folder)
         done: Counter[str] = Counter()
         with open_store(folder.path) as store:
             for name in config.explain.explainers:
-                if (explainer := EXPLAINERS.get(name)) is not None:
+                if (explainer := EMBEDDED.get(name)) is not None:
                     for batch in _explain_with(
                         explainer, config, folder, progress, store, run.run_id
                     ):
                         done += batch
-        asked = _ask(config, folder, progress, run.run_id, budget_usd, wait)
+        asked = _ask(config, folder, progress, run.run_id, budget_usd, retry_failed, wait)
         done += asked.labels
         _absorb(folder)
         with open_work(folder.path) as work:
@@ -136,6 +147,7 @@ def _ask(
     progress: Progress,
     run_id: str,
     budget_usd: Decimal | None,
+    retry_failed: bool,
     wait: bool,
 ) -> Asked:
     """Has the explainers that ask a model do so, in the way that the configuration says."""
@@ -149,6 +161,8 @@ def _ask(
         progress=progress,
         run_id=run_id,
         budget_usd=budget_usd,
+        retry_failed=retry_failed,
+        began_at=now(),
         absorb=partial(_absorb, folder),
     )
     if config.explain.chat.batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from ..label.call_limits import CallLimits
     from ..label.labelling import Asking
     from ..label.openai_client import OpenAIClient
+    from ..label.pricing import Prices
 
 Explainer = Literal["token_lookup", "max_activations", "highlighted", "with_logits", "output"]
-EMBEDDED: frozenset[str] = frozenset({"token_lookup"})
+EMBEDDED_EXPLAINERS: frozenset[str] = frozenset({"token_lookup"})
 """The explainers that need no model."""
 
 
@@ -61,6 +63,12 @@ class ChatSection(Section):
         default=None, description="a table of prices of your own, a TOML file"
     )
 
+    def known_prices(self) -> Prices:
+        """The prices that Scopenote brings, and the user's own."""
+        from ..label.pricing import load_prices
+
+        return load_prices(None if self.prices is None else Path(self.prices))
+
     def client(self) -> OpenAIClient:
         """The client of the endpoint; its key comes from the environment."""
         from ..label.openai_client import OpenAIClient, Patience
@@ -102,7 +110,7 @@ class ExplainSection(Section):
     @property
     def prompted(self) -> tuple[str, ...]:
         """The explainers that ask a model."""
-        return tuple(name for name in self.explainers if name not in EMBEDDED)
+        return tuple(name for name in self.explainers if name not in EMBEDDED_EXPLAINERS)
 
     @model_validator(mode="after")
     def _can_ask(self) -> Self:

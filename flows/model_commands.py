@@ -62,7 +62,7 @@ def estimate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Calls, tokens and dollars for the labels that are missing; nothing is sent."""
+    """What the labels that are missing would cost."""
     from ..store.run_folder import RunFolder
     from .config import load_config
 
@@ -95,7 +95,7 @@ def replay(
         bool, typer.Option("--prompt", help="Also print the request and the raw reply.")
     ] = False,
 ) -> None:
-    """Derive a label again from the stored reply, offline, and compare."""
+    """Derive a label again from its stored reply."""
     from .replay import replay_label
     from .replay_page import render_replay
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import duckdb
 
 from ..label.chat import ChatRequest
-from ..label.explainers import Explainer
+from ..label.explainers import EMBEDDED, Explainer
 from ..label.labelling import Asking, write_label
 from ..label.prompted import PROMPTED
 from ..label.prompts import RenderedPrompt
@@ -22,7 +22,6 @@ from ..store.errors import ScopenoteError, UserMistake
 from ..store.labels import find_label
 from ..store.records import Call, Label
 from .event_loop import EventLoopThread
-from .explain_features import EXPLAINERS
 from .feature_prompts import PromptSource
 
 
@@ -78,7 +77,7 @@ def replay_label(store: Store, label_id: str) -> Replay:
             found=f"source {stored.source}, author {stored.author}",
             expected="a label of an explainer",
         )
-    if (embedded := EXPLAINERS.get(stored.explainer)) is not None:
+    if (embedded := EMBEDDED.get(stored.explainer)) is not None:
         return Replay(stored, _explain_again(store, stored, embedded), None)
     calls = find_calls(store.connection, [stored.request_hash] if stored.request_hash else [])
     call = calls.get(stored.request_hash or "")

@@ -25,7 +25,7 @@ from ..store.scores import count_scored_labels, score_tables, unscored_features
 from ..store.splits import Split
 from .batches import require_collected, run_over_features, side_by_side
 from .config import Config
-from .explain_settings import EMBEDDED
+from .explain_settings import EMBEDDED_EXPLAINERS
 from .progress import Progress
 from .recorded_runs import recorded_run
 from .reports import StageReport
@@ -58,7 +58,7 @@ def score_labels(config: Config, folder: RunFolder, progress: Progress) -> Stage
         undefined: Counter[str] = Counter()
         n_scored = 0
         with open_store(folder.path) as store:
-            for explainer in sorted(EMBEDDED.intersection(config.explain.explainers)):
+            for explainer in sorted(EMBEDDED_EXPLAINERS.intersection(config.explain.explainers)):
                 for simulator in config.score.simulators:
                     for batch in _score_with(
                         explainer, simulator, config, folder, progress, store, run.run_id

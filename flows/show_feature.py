@@ -93,14 +93,16 @@ def _facts(page: FeaturePage) -> Table:
     label = page.label
     if label is not None:
         facts.add_row("label", Text(visible(label.text or "–"), style="bold"))
-        by = label.explainer if label.source == "auto" else f"{label.source}, {label.author or '–'}"
-        facts.add_row("by", visible(by))
+        facts.add_row("by", Text(visible(label.by)))
         if label.explanation and label.explanation != label.text:
             facts.add_row("because", Text(visible(label.explanation)))
     else:
         facts.add_row("label", Text("none yet" if not page.failed_labels else "none", style="bold"))
+    for other in page.other_labels:
+        shown = Text.assemble(visible(other.text or "–"), (f"  {visible(other.by)}", "dim"))
+        facts.add_row("also", shown)
     for failed in page.failed_labels:
-        reason = f"{failed.explainer}: {failed.reason or 'no reason given'}"
+        reason = f"{failed.by}: {failed.reason or 'no reason given'}"
         facts.add_row("failed", Text(visible(reason), style="red"))
     if page.n_active:
         of_tokens = f" ({page.n_active:,} of {page.n_tokens:,})" if page.n_tokens else ""

@@ -17,7 +17,7 @@ from ..store.database import now, open_work
 from ..store.errors import BudgetSpent
 from ..store.records import RecordedRequest
 from ..store.request_files import read_requests
-from .ask_job import PURPOSE, Asked, AskJob, known_prices, usd_spent, usd_under_way
+from .ask_job import PURPOSE, Asked, AskJob, usd_spent, usd_under_way
 from .batch_steps import submit_recorded
 
 def submit_batches(job: AskJob, client: BatchClient, wanted: Path, asked: Asked) -> None:
@@ -43,7 +43,7 @@ def submit_batches(job: AskJob, client: BatchClient, wanted: Path, asked: Asked)
     alike = [each for each in batches if (each.endpoint, each.model) == (client.address, model)]
     lacking = {name: words for batch in alike for name, words in batch.lacking.items()}
     asked.lacking = lacking
-    records = CallRecords(known_prices(job.settings.chat), PURPOSE, in_batch=True)
+    records = CallRecords(job.settings.chat.known_prices(), PURPOSE, in_batch=True)
     admission = _Admission(
         records=records,
         budget=_budget(job, model, records, spent_usd, batches),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ from ..store.run_folder import RunFolder
 from ..store.status import (
     SCORE_BINS,
     ExtremeLabels,
+    ModelLabel,
     PastRun,
     RankedLabel,
     RunStatus,
@@ -56,10 +58,16 @@ def render_status(status: RunStatus, folder: RunFolder) -> RenderableType:
 
 
 def render_ending(
-    status: RunStatus, extremes: ExtremeLabels, folder: RunFolder, program: str
+    status: RunStatus,
+    extremes: ExtremeLabels,
+    folder: RunFolder,
+    program: str,
+    by_models: Sequence[ModelLabel] = (),
 ) -> RenderableType:
     """What a finished run ends with: the best and the worst labels, and where to go from here."""
     blocks: list[RenderableType] = []
+    if by_models:
+        blocks += ["", _model_labels_table(by_models)]
     for title, labels in (("Best labels", extremes.best), ("Worst labels", extremes.worst)):
         if labels:
             blocks += ["", _labels_table(title, labels)]
@@ -266,6 +274,14 @@ def _labels_table(title: str, labels: Sequence[RankedLabel]) -> Table:
             Text(interval(label.ci_low, label.ci_high), no_wrap=True, style="dim"),
             Text(visible(label.text)),
         )
+    return table
+
+
+def _model_labels_table(labels: Sequence[ModelLabel]) -> Table:
+    models = " and ".join(dict.fromkeys(label.model for label in labels))
+    table = _table("feature", "label", title=escape(f"Some labels by {visible(models)}"))
+    for label in labels:
+        table.add_row(Text(label.feature, style="cyan", no_wrap=True), Text(visible(label.text)))
     return table
 
 

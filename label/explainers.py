@@ -6,7 +6,7 @@ is strongest. That is a summary of counts and is not presented as anyone's under
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,6 +98,10 @@ class TokenLookupExplainer:
             status="done" if reason is None else "failed",
             reason=reason,
         )
+
+
+EMBEDDED: Mapping[str, Explainer] = {EXPLAINER: TokenLookupExplainer()}
+"""The explainers that need no language model, by name."""
 
 
 def name_strongest(lookup: TokenLookup, token_text: Callable[[int], str]) -> list[NamedToken]:

@@ -18,6 +18,8 @@ from .call_records import reason_of
 DECLINED = "the model declined to answer"
 WITHHELD = "the endpoint's content filter withheld the reply"
 CUT_OFF = "the reply was longer than it may be"
+NO_REPLY = "no reply from the model"
+"""Such failures may pass: `explain --retry-failed` asks again."""
 # The system message, the same for all features.
 _N_STATIC = 1
 
@@ -40,6 +42,12 @@ class Asking:
     temperature: float
     max_reply_tokens: int
     context_tokens: int | None = None
+
+    def fitted(self, prompt: RenderedPrompt | NoPrompt) -> RenderedPrompt | NoPrompt:
+        """The prompt without the contexts that the model is known not to take."""
+        if isinstance(prompt, NoPrompt) or self.context_tokens is None:
+            return prompt
+        return drop_to_fit(prompt, self.context_tokens - self.max_reply_tokens)
 
     def request(self, messages: tuple[Message, ...], draw: int) -> ChatRequest:
         """The request for a label."""
@@ -78,8 +86,7 @@ async def write_label(
         draw=draw,
         status="failed",
     )
-    if isinstance(prompt, RenderedPrompt) and asking.context_tokens is not None:
-        prompt = drop_to_fit(prompt, asking.context_tokens - asking.max_reply_tokens)
+    prompt = asking.fitted(prompt)
     while True:
         if isinstance(prompt, NoPrompt):
             return replace(nothing, reason=prompt.reason)
@@ -135,4 +142,4 @@ def _shorter(prompt: RenderedPrompt) -> RenderedPrompt | NoPrompt:
 
 def _no_reply(call: Call) -> str:
     reason = reason_of(call) or "unknown"
-    return f"no reply from the model: {reason.replace('_', ' ')}"
+    return f"{NO_REPLY}: {reason.replace('_', ' ')}"

@@ -90,11 +90,12 @@ class RecordedClient:
             StoreError: the disk refuses the journal.
         """
         name = request.request_hash
+        # First of all: an older failure is about to be replaced.
+        if name in self.in_batches:
+            raise NotYetAnswered("a batch is under way with this request", where=name)
         if name in self.known:
             self.tally.n_known += 1
             return await asyncio.to_thread(self.known.find, name)
-        if name in self.in_batches:
-            raise NotYetAnswered("a batch is under way with this request", where=name)
         # Features that show the same have the same request; it is sent once.
         if (under_way := self._under_way.get(name)) is not None:
             return await asyncio.shield(under_way)
@@ -166,8 +167,8 @@ class RecordReader:
             NotYetAnswered: nothing so far.
         """
         name = request.request_hash
-        if name in self.known:
-            return await asyncio.to_thread(self.known.find, name)
         if name not in self.in_batches:
+            if name in self.known:
+                return await asyncio.to_thread(self.known.find, name)
             self.wanted.add(to_record(request, n_static))
         raise NotYetAnswered("the answer comes with a batch", where=name)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserMistake
+from .feature_labels import ShownLabel, read_feature_labels
 from .near_features import ShownNeighbour, read_neighbours, read_rows
 from .records import ContextKind, FeatureId
 from .splits import Split
@@ -20,21 +20,6 @@ from .unit_names import is_neuron_basis, unit_name, unit_number
 
 if TYPE_CHECKING:
     import duckdb
-
-
-@dataclass(frozen=True, slots=True)
-class ShownLabel:
-    """A label, or the record that none could be made."""
-
-    label_id: str
-    text: str | None
-    explanation: str | None
-    explainer: str
-    source: str
-    author: str | None
-    status: str
-    reason: str | None
-    created_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +100,7 @@ class FeaturePage:
 
     Attributes:
         label: the label in force; None if there is none.
+        other_labels: proposals that are not in force.
         failed_labels: proposals that came to nothing, with their reasons.
         density: active tokens per token over all splits.
         mean_activation: over active tokens.
@@ -127,6 +113,7 @@ class FeaturePage:
 
     feature_id: FeatureId
     label: ShownLabel | None
+    other_labels: tuple[ShownLabel, ...]
     failed_labels: tuple[ShownLabel, ...]
     scores: tuple[ShownScore, ...]
     n_active: int
@@ -245,7 +232,8 @@ def read_feature_page(
     if not found:
         raise UserMistake("Nothing has been collected for this feature.", found=str(feature_id))
     (statistics,) = found
-    label = _current_label(connection, of_feature)
+    labels = read_feature_labels(connection, feature_id)
+    label = labels.in_force
     kept = connection.execute(
         "SELECT count(*) FROM contexts WHERE sae_id = $1 AND feature = $2 "
         "AND split = $3 AND kind = $4",
@@ -254,7 +242,8 @@ def read_feature_page(
     return FeaturePage(
         feature_id=feature_id,
         label=label,
-        failed_labels=_failed_labels(connection, of_feature),
+        other_labels=labels.others,
+        failed_labels=labels.failed,
         scores=_scores(connection, label.label_id) if label else (),
         n_active=statistics["n_active"] or 0,
         n_tokens=statistics["n_tokens"],
@@ -284,32 +273,6 @@ def _tokens(statistics: dict[str, Any], sign: str) -> tuple[ShownToken, ...]:
     texts = statistics[f"top_tokens_{sign}"] or []
     logits = statistics.get(f"top_logits_{sign}") or [None] * len(texts)
     return tuple(ShownToken(*each) for each in zip(texts, logits, strict=True))
-
-
-_LABEL_COLUMNS = (
-    "label_id, text, explanation, explainer, source, author, status, reason, created_at"
-)
-
-
-def _current_label(
-    connection: duckdb.DuckDBPyConnection, of_feature: list[Any]
-) -> ShownLabel | None:
-    row = connection.execute(
-        f"SELECT {_LABEL_COLUMNS} FROM current_labels WHERE sae_id = $1 AND feature = $2",
-        of_feature,
-    ).fetchone()
-    return ShownLabel(*row) if row else None
-
-
-def _failed_labels(
-    connection: duckdb.DuckDBPyConnection, of_feature: list[Any]
-) -> tuple[ShownLabel, ...]:
-    rows = connection.execute(
-        f"SELECT {_LABEL_COLUMNS} FROM labels "
-        "WHERE sae_id = $1 AND feature = $2 AND status = 'failed' ORDER BY explainer, label_id",
-        of_feature,
-    ).fetchall()
-    return tuple(ShownLabel(*row) for row in rows)
 
 
 def _scores(connection: duckdb.DuckDBPyConnection, label_id: str) -> tuple[ShownScore, ...]:

@@ -9,8 +9,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from .database import REVISION, set_meta, transaction
 from .errors import UserMistake
-from .records import FeatureId, Label
+from .records import FeatureId, Label, content_hash
 
 _LABELS = pa.schema(
     {
@@ -179,6 +180,29 @@ def drawn_features(connection: duckdb.DuckDBPyConnection, n: int) -> set[tuple[s
         {"n": n},
     ).fetchall()
     return set(rows)
+
+
+def forget_failures(
+    connection: duckdb.DuckDBPyConnection, explainers: Sequence[str], reason: str
+) -> int:
+    """Removes the stored failures of these explainers whose reason contains this; how many."""
+    found = connection.execute(
+        """
+        SELECT label_id FROM labels
+        WHERE status = 'failed' AND contains(reason, $reason)
+            AND explainer IN (SELECT unnest($explainers))
+        """,
+        {"reason": reason, "explainers": list(explainers)},
+    ).fetchall()
+    if found:
+        names = [label_id for (label_id,) in found]
+        with transaction(connection):
+            for table in ("labels", "label_contexts"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE label_id IN (SELECT unnest(?))", [names]
+                )
+            set_meta(connection, REVISION, content_hash(names))
+    return len(found)
 
 
 def count_labels(connection: duckdb.DuckDBPyConnection, explainers: Sequence[str]) -> int:

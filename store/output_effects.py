@@ -40,5 +40,5 @@ def read_output_effects(
 def _tokens(texts: Sequence[str] | None, logits: Sequence[float] | None) -> tuple[ShownToken, ...]:
     texts = texts or ()
     # A run of an older version has the tokens without their logits.
-    values = logits or [None] * len(texts)
+    values: Sequence[float | None] = logits or [None] * len(texts)
     return tuple(ShownToken(*each) for each in zip(texts, values, strict=True))

@@ -156,6 +156,15 @@ class RankedLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLabel:
+    """A label that a model wrote."""
+
+    feature: str
+    text: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExtremeLabels:
     """The labels with the highest and the lowest headline scores, the most extreme first."""
 
@@ -210,6 +219,20 @@ def read_extremes(connection: duckdb.DuckDBPyConnection, n: int = 5) -> ExtremeL
     named = {label.feature for label in best}
     worst = [label for label in ranked("ASC", 2 * n) if label.feature not in named]
     return ExtremeLabels(best, tuple(worst[:n]))
+
+
+def read_model_labels(connection: duckdb.DuckDBPyConnection, n: int = 8) -> tuple[ModelLabel, ...]:
+    """Some labels that models wrote, drawn by their ids: always the same."""
+    rows = connection.execute(
+        """
+        SELECT sae_id, feature, text, model FROM labels
+        WHERE status = 'done' AND model IS NOT NULL ORDER BY md5(label_id) LIMIT $n
+        """,
+        {"n": n},
+    ).fetchall()
+    return tuple(
+        ModelLabel(str(FeatureId(sae_id, number)), *rest) for sae_id, number, *rest in rows
+    )
 
 
 def _splits(connection: duckdb.DuckDBPyConnection) -> tuple[SplitStatus, ...]:

@@ -23,7 +23,18 @@ from scopenote.store.run_folder import RunFolder
 from .made_up_run import RES, make_database
 
 DONE = StageReport("collect", "tokens", done=1000, seconds=2.0, notes=("3 bad rows skipped",))
-COMMANDS = ("demo", "run", "collect", "explain", "score", "status", "show", "doctor")
+COMMANDS = (
+    "demo",
+    "run",
+    "collect",
+    "explain",
+    "score",
+    "status",
+    "show",
+    "estimate",
+    "replay",
+    "doctor",
+)
 HEAVY = ("torch", "transformers", "duckdb", "prefect", "pyarrow", "numpy", "rich", "pydantic")
 
 
@@ -167,9 +178,7 @@ def test_a_run_is_named_after_its_configuration_and_keeps_it(
     (tmp_path / "tiny.toml").write_text(demo_config(max_tokens=1000).to_toml())
     given = []
 
-    def label_corpus(
-        config: object, folder: RunFolder, progress: object, allow_mismatch: bool
-    ) -> RunReport:
+    def label_corpus(config: object, folder: RunFolder, progress: object, *_: object) -> RunReport:
         given.append((config, folder))
         shutil.copy(database, folder.database)
         return RunReport((DONE,))

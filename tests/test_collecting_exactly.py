@@ -358,3 +358,32 @@ def test_the_reconstruction_error_is_that_of_the_dense_reconstruction(
     error = x - sae.decode(sae.encode(x.float())).double()
     expected = error.square().sum() / (x - x.mean(0)).square().sum()
     assert found == pytest.approx(float(expected), rel=1e-9)
+
+
+@with_examples(5)
+@given(seed=st.integers(0, 10_000), more=st.lists(st.text("abc", min_size=3, max_size=14)))
+def test_windows_that_labels_were_shown_stay_and_their_text_is_never_scored(
+    seed: int, more: list[str]
+) -> None:
+    job = make_job(seed, (4,), SHAPE, SIZES)
+    # The same windows again in other documents, which fall into all splits.
+    copies = [f"abcabc{end}" for end in ("", "a", "b", "c", "aa", "bb", "cc")]
+    chunks = as_chunks(["abcabcab", "cabbac", "bbcab", "caab", *copies, *more])
+    shown = "SELECT w.* EXCLUDE (copies, is_background) FROM windows w SEMI JOIN label_contexts"
+    with tempfile.TemporaryDirectory() as folder, open_work(Path(folder)) as work:
+        for number, chunk in enumerate(chunks):
+            collect(job, [chunk], Path(folder) / "parts")
+            absorb(work, Path(folder) / "parts")
+            if number == 3:
+                work.execute(
+                    "INSERT INTO label_contexts SELECT 'label', window_id FROM windows "
+                    "WHERE split = 'explain'"
+                )
+                before = work.execute(f"{shown} USING (window_id)").fetchall()
+                assert before
+        assert in_order(work.execute(f"{shown} USING (window_id)").fetchall()) == in_order(before)
+        scored = work.execute(
+            f"SELECT count(*) FROM windows WHERE split <> 'explain' AND token_ids IN "
+            f"(SELECT token_ids FROM ({shown} USING (window_id)))"
+        ).fetchall()
+        assert scored == [(0,)]

@@ -201,3 +201,42 @@ def test_names_and_files_on_the_hub_are_not_taken_for_local_files(tmp_path: Path
     config = load_config(write(tmp_path, SMALLEST + f"[saes]\npaths = {paths + local}\n"))
     resolved = [entry.path for entry in config.saes.paths]
     assert resolved == [*paths, *(str(tmp_path / path) for path in local)]
+
+
+ASKING = SMALLEST + '[explain]\nexplainers = ["token_lookup", "highlighted"]\n'
+
+
+def test_every_explainer_can_be_chosen_and_no_other() -> None:
+    from scopenote.flows.explain_settings import EMBEDDED_EXPLAINERS, Explainer
+    from scopenote.label.explainers import EMBEDDED
+    from scopenote.label.prompted import PROMPTED
+
+    assert set(EMBEDDED) == EMBEDDED_EXPLAINERS
+    assert {*EMBEDDED, *PROMPTED} == set(get_args(Explainer))
+
+
+def test_who_asks_a_model_says_which(tmp_path: Path) -> None:
+    error = mistake(tmp_path, ASKING)
+    assert error.found == "highlighted"
+    assert "`chat.model`" in (error.expected or "")
+    config = load_config(write(tmp_path, ASKING + '[explain.chat]\nmodel = "gpt-4o-mini"\n'))
+    assert config.explain.prompted == ("highlighted",)
+    assert config.explain.asking().temperature == 0
+
+
+def test_several_candidates_are_drawn_and_not_all_alike(tmp_path: Path) -> None:
+    several = ASKING + "candidates = 4\n" + '[explain.chat]\nmodel = "gpt-4o-mini"\n'
+    assert load_config(write(tmp_path, several)).explain.asking().temperature == 1
+    error = mistake(tmp_path, several + "temperature = 0.0\n")
+    assert error.found == "4 candidates"
+
+
+def test_a_reply_has_to_fit_into_the_context(tmp_path: Path) -> None:
+    chat = '[explain.chat]\nmodel = "m"\ncontext_tokens = 500\nmax_reply_tokens = 500\n'
+    assert mistake(tmp_path, ASKING + chat).found == "500 and 500"
+
+
+def test_a_table_of_prices_is_found_from_the_file_s_folder(tmp_path: Path) -> None:
+    chat = '[explain.chat]\nmodel = "m"\nprices = "../mine.toml"\n'
+    config = load_config(write(tmp_path, ASKING + chat))
+    assert config.explain.chat.prices == str(tmp_path.parent / "mine.toml")

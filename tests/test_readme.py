@@ -74,10 +74,13 @@ def test_every_make_target_shown_exists() -> None:
 
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
-    (block,) = blocks("toml")
+    block, asking = blocks("toml")
     file = tmp_path / "gemma.toml"
     file.write_text(block)
+    assert load_config(file).explain.prompted == ()
+    file.write_text(block + asking)
     config = load_config(file)
+    assert config.explain.prompted
     assert config.model.name == "google/gemma-2-2b"
     assert config.corpus.path == str(tmp_path / "texts")
     *saes, neurons = config.saes.paths
@@ -91,7 +94,7 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
 def test_the_answer_to_a_wrong_key_is_the_one_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = blocks("toml")
+    block, _ = blocks("toml")
     monkeypatch.chdir(tmp_path)
     Path("gemma.toml").write_text(block.replace("max_tokens", "max_token"))
     with pytest.raises(ConfigurationError) as caught:

@@ -1,0 +1,75 @@
+"""The labels proposed for a feature: the one in force, others, and those that came to nothing.
+
+Which label is in force is the `current_labels` view's to say; nothing here chooses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from .records import FeatureId
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True, slots=True)
+class ShownLabel:
+    """A label, or the record that none could be made.
+
+    Attributes:
+        model: which wrote it; None where none was asked.
+    """
+
+    label_id: str
+    text: str | None
+    explanation: str | None
+    explainer: str
+    model: str | None
+    source: str
+    author: str | None
+    status: str
+    reason: str | None
+    created_at: datetime | None
+
+    @property
+    def by(self) -> str:
+        """Who proposed it."""
+        if self.source != "auto":
+            return f"{self.source}, {self.author or '–'}"
+        return self.explainer if self.model is None else f"{self.explainer}, {self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureLabels:
+    """All labels proposed for a feature."""
+
+    in_force: ShownLabel | None
+    others: tuple[ShownLabel, ...]
+    failed: tuple[ShownLabel, ...]
+
+
+def read_feature_labels(
+    connection: duckdb.DuckDBPyConnection, feature_id: FeatureId
+) -> FeatureLabels:
+    """The labels of a feature, by explainer."""
+    columns = ", ".join(f"l.{name}" for name in ShownLabel.__dataclass_fields__)
+    rows = connection.execute(
+        f"""
+        SELECT {columns}, c.label_id IS NOT NULL
+        FROM labels l LEFT JOIN current_labels c USING (label_id)
+        WHERE l.sae_id = $sae AND l.feature = $feature
+        ORDER BY l.explainer, l.model NULLS FIRST, l.draw, l.label_id
+        """,
+        {"sae": feature_id.sae_id, "feature": feature_id.feature},
+    ).fetchall()
+    labels = [(ShownLabel(*values), is_in_force) for *values, is_in_force in rows]
+    return FeatureLabels(
+        in_force=next((label for label, is_in_force in labels if is_in_force), None),
+        others=tuple(
+            label for label, is_in_force in labels if not is_in_force and label.status == "done"
+        ),
+        failed=tuple(label for label, _ in labels if label.status == "failed"),
+    )
