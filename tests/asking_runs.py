@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 
-from .fake_openai import Answer, Asked, reply
+from .fake_openai import Answer, Asked, FakeOpenAI, reply
 
 KEY = "sk-proj-a-key-that-must-stand-nowhere-0123456789"
 PRICE = {"input": Decimal("0.15"), "cached_input": Decimal("0.075"), "output": Decimal("0.6")}
@@ -94,3 +94,32 @@ def label_reply(asked: Asked) -> Answer:
 def rows(run: Path, query: str) -> list[tuple[Any, ...]]:
     with duckdb.connect(str(run / "scopenote.duckdb"), read_only=True) as connection:
         return connection.execute(query).fetchall()
+
+
+def assert_the_ledger_is_the_servers(
+    run: Path, fake: FakeOpenAI, share: Decimal = Decimal(1)
+) -> None:
+    """Replies, tokens and, at this share of the prices, dollars."""
+    ((n_replies, read, cached, written, usd),) = rows(
+        run,
+        "SELECT count(reply), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), "
+        f"sum(usd) FROM {ALL_CALLS}",
+    )
+    assert n_replies == fake.counts["reply"]
+    assert (read, cached, written) == tuple(
+        fake.tokens[name] for name in ("prompt", "cached", "written")
+    )
+    uncached = fake.tokens["prompt"] - fake.tokens["cached"]
+    millions = (
+        uncached * PRICE["input"]
+        + fake.tokens["cached"] * PRICE["cached_input"]
+        + fake.tokens["written"] * PRICE["output"]
+    )
+    assert usd == millions * share / 10**6
+
+
+def files_with_the_key(run: Path) -> list[Path]:
+    """Among database, parts, journals, logs, Prefect's home and whatever else is there."""
+    files = [file for file in run.rglob("*") if file.is_file()]
+    assert len(files) > 5
+    return [file for file in files if KEY.encode() in file.read_bytes()]
