@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from ..store.records import content_hash
@@ -36,7 +37,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChatRequest:
     """A conversation to be continued by a model.
 
@@ -60,7 +61,7 @@ class ChatRequest:
     top_logprobs: int | None = None
     draw: int = 0
 
-    @property
+    @cached_property  # asked for several times a call
     def request_hash(self) -> str:
         """A hash of all that decides the reply, the draw included."""
         # As text, since the order of a schema's properties is the order they are written in.

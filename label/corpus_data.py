@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..store.byte_pieces import join_bytes
 
@@ -57,7 +58,7 @@ def show_pieces(
         tokens, [2 * s + is_active for s, is_active in zip(strengths, are_active, strict=True)]
     )
     return [
-        ShownPiece(make_harmless(text), int(rank) // 2, int(rank) % 2 == 1)
+        ShownPiece(_harmless_token(text), int(rank) // 2, int(rank) % 2 == 1)
         for text, rank in zip(joined, ranks, strict=True)
     ]
 
@@ -75,6 +76,10 @@ def make_harmless(text: str) -> str:
     """
     parts = _BREAKS.split(text.translate(_HARMLESS))
     return "".join(part if part.isprintable() else _spell(part) for part in parts)
+
+
+# The same tokens come again and again.
+_harmless_token = lru_cache(1 << 15)(make_harmless)
 
 
 def show_on_one_line(text: str) -> str:

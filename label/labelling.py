@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 from ..store.records import Call, FeatureId, Label
 from .chat import ChatRequest, Message
@@ -56,9 +58,14 @@ class Asking:
             model=self.model,
             temperature=self.temperature,
             max_tokens=self.max_reply_tokens,
-            reply_schema=LabelReply.model_json_schema(),
+            reply_schema=_reply_schema(),
             draw=draw,
         )
+
+
+@cache  # a millisecond to work out
+def _reply_schema() -> dict[str, Any]:
+    return LabelReply.model_json_schema()
 
 
 async def write_label(
