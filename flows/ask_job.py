@@ -113,7 +113,6 @@ def _batches(asked: Asked, folder: RunFolder) -> Iterator[str]:
         )
 
 
-
 def usd_spent(connection: duckdb.DuckDBPyConnection) -> Decimal:
     """What the calls of a run have cost, as far as is known."""
     return sum((each.usd or Decimal(0) for each in spent(connection)), Decimal(0))

@@ -142,9 +142,7 @@ def ask_models(job: AskJob, asked: Asked) -> None:
 
 def missing_labels(job: AskJob, store: Store) -> dict[str, dict[str, list[int]]]:
     """By explainer and SAE, the features of which the model still owes a label."""
-    return {
-        each.name: features_to_ask_about(store, each, job.settings) for each in job.explainers
-    }
+    return {each.name: features_to_ask_about(store, each, job.settings) for each in job.explainers}
 
 
 def label_missing(
@@ -197,8 +195,6 @@ def label_missing(
                     absorbed_at = time.monotonic()
     if stopped:
         asked.stopped = stopped[0]
-
-
 
 
 def _batches(work: AskWork, missing: Mapping[str, list[int]], size: int) -> Iterator[AskedBatch]:

@@ -20,6 +20,7 @@ from ..store.request_files import read_requests
 from .ask_job import PURPOSE, Asked, AskJob, usd_spent, usd_under_way
 from .batch_steps import submit_recorded
 
+
 def submit_batches(job: AskJob, client: BatchClient, wanted: Path, asked: Asked) -> None:
     """Submits requests; what must wait is counted in `asked.held_back`.
 

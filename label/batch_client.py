@@ -42,8 +42,6 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
-
-
 class BatchClient:
     """The Batch API at one address; a context manager.
 
@@ -293,4 +291,3 @@ class BatchRefused(EndpointRefuses):
 def _outcome(state: RetryCallState) -> Any:
     assert state.outcome is not None  # called after an attempt
     return state.outcome.result()
-

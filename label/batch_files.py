@@ -109,9 +109,7 @@ def write_batch_files(
                 file.n_tokens += estimated_tokens(request.request)
                 if file.most_usd is not None:
                     is_priced = request.model in records.prices
-                    file.most_usd = (
-                        file.most_usd + records.most_usd(request) if is_priced else None
-                    )
+                    file.most_usd = file.most_usd + records.most_usd(request) if is_priced else None
                 request = next(rest, None)
             upload.flush()
             os.fsync(upload.fileno())

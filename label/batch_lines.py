@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
@@ -19,7 +19,7 @@ from .completion import read_completion
 from .endpoint_trouble import Trouble, refusal_by_status, trouble_of_answer
 from .request_body import request_body
 
-ENDPOINT = "/v1/chat/completions"
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 
 
 def request_line(request: RecordedRequest, lacking: Container[str]) -> bytes:

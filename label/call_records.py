@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-
 from ..store.errors import RequestGivenUp
 from ..store.records import Call, RecordedRequest
 from .chat import ChatReply, ChatRequest

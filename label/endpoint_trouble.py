@@ -208,7 +208,9 @@ _REFUSALS: Mapping[Refused, tuple[str, str]] = {
 }
 
 
-def refusal_of_all(refused: Refused, trouble: Trouble, where: str, has_key: bool) -> EndpointRefuses:
+def refusal_of_all(
+    refused: Refused, trouble: Trouble, where: str, has_key: bool
+) -> EndpointRefuses:
     """The error for what every request of a run will be refused for.
 
     Args:

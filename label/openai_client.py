@@ -174,6 +174,7 @@ class OpenAIClient:
             if missing is None:
                 return outcome
             self._note_lack(missing, outcome.message)
+
     async def _send(
         self, body: dict[str, Any], n_tokens: int, course: _Course
     ) -> ChatReply | Trouble | EndpointRefuses:
@@ -272,7 +273,6 @@ class OpenAIClient:
                 "again",
             )
         return given_up
-
 
 
 def _used_tokens(reply: ChatReply) -> int | None:

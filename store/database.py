@@ -229,7 +229,7 @@ def publish(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
 
 
 def publish_if_behind(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Publishes where a run died between absorbing and publishing, or the schema is newer by now."""
+    """Publishes where a run died before it did, or the schema is newer by now."""
     if (folder / PUBLISHED).is_file():
         with open_store(folder) as store:
             published = [get_meta(store.connection, fact) for fact in _STATE]

@@ -199,9 +199,8 @@ class FakeBatches(FakeOpenAI):
             result = {"id": f"batch_req_{number}", "custom_id": line["custom_id"]}
             if number >= n_answered:
                 if number >= n_answered + made.course.n_left_out:
-                    code = f"batch_{made.state}"
-                    bad.append({**result, "response": None,
-                                "error": {"code": code, "message": "It came to no turn."}})  # fmt: skip
+                    failure = {"code": f"batch_{made.state}", "message": "It came to no turn."}
+                    bad.append({**result, "response": None, "error": failure})
                 continue
             self.times_executed[line["custom_id"]] += 1
             self.seen_bodies[line["custom_id"]].append(line["body"])

@@ -30,7 +30,18 @@ from .asking_runs import (
     words_of,
 )
 from .fake_batches import AT_ONCE, Course, FakeBatches, Interruption, Route
-from .fake_openai import DROP, HANG, Answer, Asked, FakeOpenAI, error, refusal, reply, running, serve
+from .fake_openai import (
+    DROP,
+    HANG,
+    Answer,
+    Asked,
+    FakeOpenAI,
+    error,
+    refusal,
+    reply,
+    running,
+    serve,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +75,9 @@ def explain(
     run: Path, *words: str | Path, expected: int | None = DONE
 ) -> subprocess.CompletedProcess[str]:
     finished = command("explain", run, *words, key=KEY)
-    is_expected = finished.returncode in ((DONE, WITH_FAILURES) if expected is None else (expected,))
+    is_expected = finished.returncode in (
+        (DONE, WITH_FAILURES) if expected is None else (expected,)
+    )
     assert is_expected, finished.stdout + finished.stderr
     assert KEY not in finished.stdout + finished.stderr
     return finished

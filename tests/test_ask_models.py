@@ -20,8 +20,8 @@ from scopenote.label.labelling import DECLINED
 from .asking_runs import (
     ALL_CALLS,
     KEY,
-    assert_the_ledger_is_the_servers,
     asking_configuration,
+    assert_the_ledger_is_the_servers,
     collect,
     command,
     environment,

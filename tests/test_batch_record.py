@@ -36,17 +36,17 @@ def work() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def made(number: int, n_requests: int = 3, **more: Any) -> Batch:
-    return Batch(
-        batch_id=f"batch {number}",
-        endpoint="http://here/v1",
-        model="fake",
-        n_requests=n_requests,
-        n_tokens=100 * n_requests,
-        most_usd=Decimal("0.000000000000000001"),
-        lacking={"json_schema": "it's «not» supported"},
-        prepared_at=BEGAN + timedelta(minutes=number),
-        **more,
-    )
+    fields = {
+        "batch_id": f"batch {number}",
+        "endpoint": "http://here/v1",
+        "model": "fake",
+        "n_requests": n_requests,
+        "n_tokens": 100 * n_requests,
+        "most_usd": Decimal("0.000000000000000001"),
+        "lacking": {"json_schema": "it's «not» supported"},
+        "prepared_at": BEGAN + timedelta(minutes=number),
+    }
+    return Batch(**(fields | more))
 
 
 def test_a_batch_is_read_back_as_it_was_recorded(work: duckdb.DuckDBPyConnection) -> None:

@@ -217,9 +217,7 @@ def test_what_the_endpoint_lacks_is_noted_and_counts_for_no_round(folder: Path) 
     run.lacking |= {"json_schema": said, "json_object": said}
     again = run.read([good(0), line(1, error(400, said))])
     assert again is not None
-    assert again.unanswered == {
-        name(number) for number in range(2, 30)
-    }
+    assert again.unanswered == {name(number) for number in range(2, 30)}
     assert reason_of(run.calls()[1]) == "bad_request"
 
 

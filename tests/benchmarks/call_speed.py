@@ -27,11 +27,11 @@ from decimal import Decimal
 from pathlib import Path
 
 from scopenote.label.call_limits import CallLimits
+from scopenote.label.call_records import CallRecords
 from scopenote.label.labelling import Asking, write_label
 from scopenote.label.openai_client import OpenAIClient
 from scopenote.label.pricing import load_prices
 from scopenote.label.prompts import ContextBlock, RenderedPrompt
-from scopenote.label.call_records import CallRecords
 from scopenote.label.recorded_client import RecordedClient
 from scopenote.store.calls import absorb_journals, spent
 from scopenote.store.database import open_store, open_work, publish
