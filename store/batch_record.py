@@ -150,7 +150,7 @@ def end_batch(
                 "batch": batch_id,
             },
         )
-        set_meta(connection, REVISION, f"{batch_id} {state}")
+        set_meta(connection, REVISION, f"{batch_id} ended")
 
 
 def _set_outcomes(

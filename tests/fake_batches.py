@@ -111,10 +111,10 @@ class FakeBatches(FakeOpenAI):
             case _:
                 await super().respond(received, reader, writer)
                 return
-        self.arrived[route] += 1
         planned = self.interruptions.get(route)
         interruption = planned.pop(0) if planned else None
         answer = do() if interruption is None or interruption.is_done else Answer("undone")
+        self.arrived[route] += 1
         if interruption is not None:
             # Of an answer that breaks off halfway, the half is that of the right one.
             body = interruption.answer.body or answer.body

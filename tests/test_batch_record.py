@@ -66,9 +66,9 @@ def test_a_batch_goes_from_prepared_to_ended(work: duckdb.DuckDBPyConnection) ->
     assert (submitted.provider_id, submitted.state) == ("batch_xyz", "validating")
     assert submitted.submitted_at is not None
     revisions.append(get_meta(work, REVISION))
-    note_state(work, "batch 1", "batch_xyz", "in_progress")
+    note_state(work, "batch 1", "batch_xyz", "completed")
     revisions.append(get_meta(work, REVISION))
-    assert batches_under_way(work) == [replace(submitted, state="in_progress")]
+    assert batches_under_way(work) == [replace(submitted, state="completed")]
     end_batch(work, "batch 1", "completed", ["b"], [], {"logprobs": "no"}, None)
     revisions.append(get_meta(work, REVISION))
     assert batches_under_way(work) == []
