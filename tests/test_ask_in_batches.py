@@ -123,7 +123,6 @@ def test_labels_by_batches_are_those_by_single_calls(asking: Any) -> None:
         assert n_labels(run) == 0
         (under_way,) = json.loads(command("status", run, "--json").stdout)["batches"]
         assert (under_way["provider_id"], under_way["n_requests"]) == ("batch_0", n_requests)
-        assert "batch_0" in command("status", run).stdout
 
         again = explain(run)
         assert (fake.counts["reply"], n_labels(run)) == (0, 0)
@@ -146,11 +145,9 @@ def test_labels_by_batches_are_those_by_single_calls(asking: Any) -> None:
     assert files_with_the_key(run) == []
     assert json.loads(command("status", run, "--json").stdout)["batches"] == []
     assert list((run / "batches").iterdir()) == []
-    for reason in ("IS NULL", "IS NOT NULL"):
-        ((label_id,),) = rows(run, f"SELECT min(label_id) FROM ({LABELS}) WHERE reason {reason} "
-                              f"AND reason IS DISTINCT FROM '{NEVER_ACTIVE}'")  # fmt: skip
-        replayed = command("replay", run, label_id)
-        assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    ((label_id,),) = rows(run, f"SELECT min(label_id) FROM ({LABELS}) WHERE status = 'done'")
+    replayed = command("replay", run, label_id)
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
 
 
 def test_what_expired_or_failed_is_submitted_again_and_paid_for_once(asking: Any) -> None:
