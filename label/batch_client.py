@@ -200,6 +200,7 @@ class BatchClient:
 
     def _caught(self, send: Callable[[], T]) -> T | Trouble:
         """What is sent once. Exceptions end here: their requests carry the key."""
+        from httpx2 import HTTPError
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
@@ -214,10 +215,8 @@ class BatchClient:
         except APIConnectionError as error:
             cause = error.__cause__ or error
             trouble = no_answer("connection", str(cause) or type(cause).__name__)
-        except Exception as error:
+        except HTTPError as error:
             # While a file is streamed, the errors of the layer below come as they are.
-            if not type(error).__module__.startswith("httpx"):
-                raise
             trouble = no_answer("connection", str(error) or type(error).__name__)
         message = self._key.struck_out_of(trouble.message.encode("utf-8", "replace"))
         return replace(trouble, message=message.decode())
