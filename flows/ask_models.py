@@ -7,34 +7,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
 from ..label.budget import Budget
-from ..label.labelling import Asking, write_label
-from ..label.pricing import in_dollars
+from ..label.call_records import CallRecords
+from ..label.labelling import Ask, Asking, write_label
 from ..label.prompted import PromptedExplainer
-from ..label.recorded_client import RecordedClient, Tally
-from ..store.calls import spent
-from ..store.database import Store, now
-from ..store.errors import BudgetSpent, EndpointRefuses, ScopenoteError
+from ..label.recorded_client import RecordedClient
+from ..store.batch_record import batches_under_way, requests_under_way
+from ..store.database import Store, now, open_store
+from ..store.errors import BudgetSpent, EndpointRefuses, NotYetAnswered, ScopenoteError
 from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
 from ..store.labels import draws_made, label_tables
 from ..store.parts import write_part
 from ..store.records import Label, content_hash
 from ..store.run_folder import RunFolder
+from .ask_job import PURPOSE, Asked, AskJob, usd_spent, usd_under_way
 from .batches import as_is, task_blocks
 from .event_loop import EventLoopThread
-from .explain_settings import ExplainSection
 from .feature_prompts import PromptSource, features_to_ask_about
-from .progress import Progress
 
 # So long may finished labels be invisible to readers.
 _SECONDS_BETWEEN_ABSORPTIONS = 60.0
@@ -48,7 +46,7 @@ class AskWork:
     prompts: PromptSource
     asking: Asking
     n_draws: int
-    client: RecordedClient
+    ask: Ask
     loop: EventLoopThread
     folder: RunFolder
     run_id: str
@@ -57,27 +55,18 @@ class AskWork:
 
 
 @dataclass(slots=True)
-class Asked:
-    """What came of asking models.
-
-    Attributes:
-        labels: how many were written, by the reason of failure; "" for those that are labels.
-        tally: the calls.
-        lacking: what the endpoint turned out not to offer, and what it said about that.
-        stopped: why asking ended early, where it did.
-    """
+class AskedBatch:
+    """What came of some features: labels by the reason of failure, and how many come later."""
 
     labels: Counter[str] = field(default_factory=Counter)
-    tally: Tally = field(default_factory=Tally)
-    lacking: Mapping[str, str] = field(default_factory=dict)
-    stopped: ScopenoteError | None = None
+    n_waiting: int = 0
 
 
 @task(name="ask-models", cache_policy=NO_CACHE, persist_result=False)
-def ask_batch(sae_id: str, features: tuple[int, ...], work: AskWork) -> Counter[str]:
-    """Labels features of one SAE into a part; counts labels and failures."""
+def ask_batch(sae_id: str, features: tuple[int, ...], work: AskWork) -> AskedBatch:
+    """Labels features of one SAE into a part."""
     if work.stopped:
-        return Counter()
+        return AskedBatch()
     name, version, model = work.explainer.name, work.explainer.version, work.asking.model
     begun: list[Future[Label]] = []
     with work.prompts.store.cursor() as connection:
@@ -86,125 +75,130 @@ def ask_batch(sae_id: str, features: tuple[int, ...], work: AskWork) -> Counter[
             for draw in range(work.n_draws):
                 if (feature_id.feature, draw) not in made:
                     label = write_label(
-                        feature_id, name, prompt, version, work.asking, draw, work.client.ask
+                        feature_id, name, prompt, version, work.asking, draw, work.ask
                     )
                     begun.append(work.loop.submit(label))
                     begun[-1].add_done_callback(lambda _: work.advance(1))
     labels: list[Label] = []
+    n_waiting = 0
     for each in begun:
         try:
             labels.append(each.result())
+        except NotYetAnswered:
+            n_waiting += 1
         except (EndpointRefuses, BudgetSpent) as error:
             # What the others came to is kept.
             work.stopped.append(error)
     if labels:
-        content = content_hash([name, version, [label.label_id for label in labels]])
+        # The run too: what failed and is asked for again has the same label ids.
+        content = content_hash([name, version, work.run_id, [each.label_id for each in labels]])
         tables = label_tables(labels, work.run_id, now())
         write_part(work.folder.parts, f"explain-{content}", "explain", tables, {})
-    return Counter(label.reason or "" for label in labels)
+    return AskedBatch(Counter(label.reason or "" for label in labels), n_waiting)
 
 
-def ask_models(
-    explainers: Sequence[PromptedExplainer],
-    settings: ExplainSection,
-    folder: RunFolder,
-    progress: Progress,
-    store: Store,
-    run_id: str,
-    budget_usd: Decimal | None,
-    retry_failed: bool,
-    absorb: Callable[[], None],
-) -> Asked:
-    """Labels all features that a model has not been asked about.
+def ask_models(job: AskJob, asked: Asked) -> None:
+    """Labels all features that a model has not been asked about, by a call each.
 
-    Within a flow: the batches are its tasks.
+    Requests that are in a batch under way are left to it. Within a flow: the batches of features
+    are its tasks.
 
     Args:
-        explainers: whose prompts.
-        settings: how the model is asked.
-        folder: the run.
-        progress: where it is shown.
-        store: the published database, all journals absorbed.
-        run_id: the run that the labels are of.
-        budget_usd: what the whole run may cost, with what it has cost already.
-        retry_failed: send again what got no reply before.
-        absorb: brings finished parts into the database; called now and then.
+        job: what is asked.
+        asked: what came of it is added.
 
     Raises:
         ConfigurationError: no key, no such address, or a budget for a model without a price.
         ModelError: the model was to run here and cannot be loaded.
     """
-    asked = Asked()
-    missing = {each.name: features_to_ask_about(store, each, settings) for each in explainers}
-    if not any(missing.values()):
-        return asked
-    asking = settings.asking()
-    prices = settings.chat.known_prices()
-    budget = None
-    if budget_usd is not None:
-        budget = Budget(budget_usd, [asking.model], prices, usd_spent(store))
+    chat = job.settings.chat
+    with open_store(job.folder.path) as store:
+        missing = missing_labels(job, store)
+        if not any(missing.values()):
+            return
+        prices = chat.known_prices()
+        under_way = batches_under_way(store.connection)
+        budget = None
+        if job.budget_usd is not None:
+            spent = usd_spent(store.connection) + usd_under_way(under_way)
+            budget = Budget(job.budget_usd, [job.settings.asking().model], prices, spent)
+        with (
+            Journal(job.folder.journal) as journal,
+            EventLoopThread() as loop,
+            loop.entered(chat.client()) as client,
+        ):
+            recorded = RecordedClient(
+                client=client,
+                known=KnownCalls(store, job.folder.journal, job.retry_failed),
+                journal=journal,
+                records=CallRecords(prices, PURPOSE),
+                budget=budget,
+                in_batches=requests_under_way(store.connection),
+                tally=asked.tally,
+            )
+            label_missing(job, store, missing, recorded.ask, loop, asked)
+            asked.lacking = client.lacking
+        asked.under_way = under_way
+
+
+def missing_labels(job: AskJob, store: Store) -> dict[str, dict[str, list[int]]]:
+    """By explainer and SAE, the features of which the model still owes a label."""
+    return {each.name: features_to_ask_about(store, each, job.settings) for each in job.explainers}
+
+
+def label_missing(
+    job: AskJob,
+    store: Store,
+    missing: Mapping[str, Mapping[str, list[int]]],
+    ask: Ask,
+    loop: EventLoopThread,
+    asked: Asked,
+    unit: str = "labels",
+) -> None:
+    """Labels features, wherever the answers come from.
+
+    Args:
+        job: what is asked.
+        store: the published database.
+        missing: the features by explainer and SAE.
+        ask: gives the answers, in the loop.
+        loop: where it runs.
+        asked: labels, those that wait, and why it stopped early are added.
+        unit: what is counted meanwhile.
+    """
     prompts = PromptSource.of(store)
-    with (
-        Journal(folder.journal) as journal,
-        EventLoopThread() as loop,
-        loop.entered(settings.chat.client()) as client,
-    ):
-        known = KnownCalls(store, folder.journal, replies_only=retry_failed)
-        recorded = RecordedClient(client, known, journal, prices, "explain", budget, asked.tally)
-        stopped: list[ScopenoteError] = []
-        absorbed_at = time.monotonic()
-        for explainer in explainers:
-            n_labels = settings.candidates * sum(map(len, missing[explainer.name].values()))
-            if stopped or not n_labels:
-                continue
-            with progress.stage("explain", total=n_labels, unit="labels") as stage:
-                work = AskWork(
-                    explainer=explainer,
-                    prompts=prompts,
-                    asking=asking,
-                    n_draws=settings.candidates,
-                    client=recorded,
-                    loop=loop,
-                    folder=folder,
-                    run_id=run_id,
-                    advance=stage.advance,
-                    stopped=stopped,
-                )
-                for batch in _batches(work, missing[explainer.name], settings.features_per_task):
-                    asked.labels += batch
-                    if time.monotonic() - absorbed_at > _SECONDS_BETWEEN_ABSORPTIONS:
-                        absorb()
-                        absorbed_at = time.monotonic()
-        asked.lacking = client.lacking
-        asked.stopped = stopped[0] if stopped else None
-    return asked
+    stopped: list[ScopenoteError] = []
+    absorbed_at = time.monotonic()
+    n_draws = job.settings.candidates
+    for explainer in job.explainers:
+        n_labels = n_draws * sum(map(len, missing[explainer.name].values()))
+        if stopped or not n_labels:
+            continue
+        with job.progress.stage("explain", total=n_labels, unit=unit) as stage:
+            work = AskWork(
+                explainer=explainer,
+                prompts=prompts,
+                asking=job.settings.asking(),
+                n_draws=n_draws,
+                ask=ask,
+                loop=loop,
+                folder=job.folder,
+                run_id=job.run_id,
+                advance=stage.advance,
+                stopped=stopped,
+            )
+            size = job.settings.features_per_task
+            for batch in _batches(work, missing[explainer.name], size):
+                asked.labels += batch.labels
+                asked.n_waiting += batch.n_waiting
+                if time.monotonic() - absorbed_at > _SECONDS_BETWEEN_ABSORPTIONS:
+                    job.absorb()
+                    absorbed_at = time.monotonic()
+    if stopped:
+        asked.stopped = stopped[0]
 
 
-def notes_on(asked: Asked) -> tuple[str, ...]:
-    """What a person should know about it, a sentence each."""
-    tally = asked.tally
-    if not tally.n_calls and not tally.n_known:
-        return ()
-    calls = (
-        f"{tally.n_calls:,} calls, {tally.prompt_tokens:,} tokens read and "
-        f"{tally.completion_tokens:,} written, {in_dollars(tally.usd)}"
-    )
-    if tally.n_unpriced:
-        calls += f" without {tally.n_unpriced:,} calls of unknown price"
-    if tally.n_known:
-        calls += f"; {tally.n_known:,} more were answered from the record"
-    return (
-        calls,
-        *(f"the endpoint has no {name}: {words}" for name, words in asked.lacking.items()),
-    )
-
-
-def usd_spent(store: Store) -> Decimal:
-    """What the calls of a run have cost, as far as is known."""
-    return sum((each.usd or Decimal(0) for each in spent(store.connection)), Decimal(0))
-
-
-def _batches(work: AskWork, missing: Mapping[str, list[int]], size: int) -> Iterator[Counter[str]]:
+def _batches(work: AskWork, missing: Mapping[str, list[int]], size: int) -> Iterator[AskedBatch]:
     futures = [
         ask_batch.submit(sae_id, as_is(features), as_is(work))
         for sae_id, features in task_blocks(missing, size)

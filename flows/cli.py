@@ -197,6 +197,10 @@ def explain(
     run: Run,
     config: FirstConfig = None,
     budget_usd: BudgetUsd = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="With `batch = true`: stay until no batch is under way."),
+    ] = False,
     retry_failed: Annotated[
         bool,
         typer.Option("--retry-failed", help="Ask a model again where it gave no reply before."),
@@ -209,7 +213,7 @@ def explain(
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .explain_features import explain_features
 
-        return explain_features(settings, folder, progress, budget, retry_failed)
+        return explain_features(settings, folder, progress, budget, retry_failed, wait)
 
     _stage("explain", work, run, config, prefect_server)
 

@@ -56,6 +56,7 @@ class Estimate:
     Attributes:
         reply_tokens: what a reply is taken to have.
         n_replies: of how many replies that is the mean; 0: it is assumed.
+        in_batch: the dollars are those of batches.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Estimate:
     n_replies: int
     explainers: tuple[ExplainerEstimate, ...]
     price: Price | None
+    in_batch: bool = False
 
     @property
     def n_calls(self) -> int:
@@ -95,7 +97,9 @@ def estimate_labels(store: Store, settings: ExplainSection) -> Estimate:
         _estimate(source, PROMPTED[name], settings, price, reply_tokens)
         for name in settings.prompted
     ]
-    return Estimate(asking.model, reply_tokens, n_replies, tuple(estimates), price)
+    return Estimate(
+        asking.model, reply_tokens, n_replies, tuple(estimates), price, settings.chat.batch
+    )
 
 
 def render_estimate(estimate: Estimate) -> RenderableType:
@@ -120,14 +124,15 @@ def render_estimate(estimate: Estimate) -> RenderableType:
         if estimate.n_replies
         else "assumed, as there is no reply to go by"
     )
+    in_batch = ", in a batch" if estimate.in_batch else ""
     if estimate.price is None:
         price = "The model's price is not known: name a table of your own in `explain.chat.prices`."
     elif estimate.price == FREE:
         price = "The model runs on this machine, which nobody charges for."
     else:
         price = (
-            f"Prices of {estimate.price.as_of}, without what the provider may take off for its "
-            "cache."
+            f"Prices of {estimate.price.as_of}{in_batch}, without what the provider may take off "
+            "for its cache."
         )
     return Group(
         Text.assemble("Asking ", (estimate.model, "bold"), f": {estimate.n_calls:,} calls, about "
@@ -166,6 +171,7 @@ def _estimate(
     prompt_tokens = round(sum(sizes) * share)
     written = n_calls * reply_tokens
     longest = n_calls * settings.chat.max_reply_tokens
+    in_batch = settings.chat.batch
     return ExplainerEstimate(
         explainer=explainer.name,
         n_features=n_features,
@@ -173,8 +179,8 @@ def _estimate(
         n_calls=n_calls,
         prompt_tokens=prompt_tokens,
         completion_tokens=written,
-        usd=None if price is None else price.cost(prompt_tokens, 0, written),
-        usd_at_most=None if price is None else price.cost(prompt_tokens, 0, longest),
+        usd=None if price is None else price.cost(prompt_tokens, 0, written, in_batch),
+        usd_at_most=None if price is None else price.cost(prompt_tokens, 0, longest, in_batch),
     )
 
 

@@ -23,8 +23,11 @@ from ..store.labels import count_labels, forget_failures, label_tables, unlabell
 from ..store.parts import remove_unfinished, write_part
 from ..store.records import content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
-from .ask_models import ask_models, notes_on
+from .ask_in_batches import ask_in_batches
+from .ask_job import Asked, AskJob, notes_on
+from .ask_models import ask_models
 from .batches import require_collected, run_over_features, side_by_side
+from .bring_in_batches import bring_in_batches
 from .config import Config
 from .progress import Progress
 from .recorded_runs import recorded_run
@@ -50,6 +53,7 @@ def explain_features(
     progress: Progress,
     budget_usd: Decimal | None = None,
     retry_failed: bool = False,
+    wait: bool = False,
 ) -> StageReport:
     """Labels every feature that an explainer has not seen, and publishes the labels.
 
@@ -59,6 +63,7 @@ def explain_features(
         progress: where it is shown.
         budget_usd: what the calls of the run may cost, with those made before.
         retry_failed: ask again for the labels of which a call got no reply.
+        wait: where the model is asked in batches, stay until none is under way.
 
     Raises:
         EndpointRefuses: the model's endpoint answers no request; what it had answered is kept.
@@ -74,7 +79,6 @@ def explain_features(
                 forget_failures(work, config.explain.prompted, NO_REPLY)
         require_collected(folder)
         done: Counter[str] = Counter()
-        prompted = [PROMPTED[name] for name in config.explain.prompted]
         with open_store(folder.path) as store:
             for name in config.explain.explainers:
                 if (explainer := EMBEDDED.get(name)) is not None:
@@ -82,17 +86,7 @@ def explain_features(
                         explainer, config, folder, progress, store, run.run_id
                     ):
                         done += batch
-            asked = ask_models(
-                prompted,
-                config.explain,
-                folder,
-                progress,
-                store,
-                run.run_id,
-                budget_usd,
-                retry_failed,
-                partial(_absorb, folder),
-            )
+        asked = _ask(config, folder, progress, run.run_id, budget_usd, retry_failed, wait)
         done += asked.labels
         _absorb(folder)
         with open_work(folder.path) as work:
@@ -106,7 +100,8 @@ def explain_features(
                 # A feature without any text is no failure of the work: it is said, not alarmed.
                 failures={r: n for r, n in sorted(done.items()) if r not in ("", NEVER_ACTIVE)},
                 seconds=time.monotonic() - started,
-                notes=(*_notes(done[NEVER_ACTIVE]), *notes_on(asked)),
+                notes=(*_notes(done[NEVER_ACTIVE]), *notes_on(asked, folder)),
+                waiting=asked.n_waiting,
             )
         )
         if asked.stopped is not None:
@@ -144,6 +139,40 @@ def _explain_with(
     yield from run_over_features(
         explain_batch, work, missing, config.explain.features_per_task, stage
     )
+
+
+def _ask(
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    run_id: str,
+    budget_usd: Decimal | None,
+    retry_failed: bool,
+    wait: bool,
+) -> Asked:
+    """Has the explainers that ask a model do so, in the way that the configuration says."""
+    asked = Asked()
+    if not config.explain.prompted:
+        return asked
+    job = AskJob(
+        explainers=[PROMPTED[name] for name in config.explain.prompted],
+        settings=config.explain,
+        folder=folder,
+        progress=progress,
+        run_id=run_id,
+        budget_usd=budget_usd,
+        retry_failed=retry_failed,
+        began_at=now(),
+        absorb=partial(_absorb, folder),
+    )
+    if config.explain.chat.batch:
+        ask_in_batches(job, asked, wait)
+        return asked
+    # Batches may be under way from before the configuration was changed.
+    bring_in_batches(job, asked)
+    if asked.stopped is None:
+        ask_models(job, asked)
+    return asked
 
 
 def _notes(n_never_active: int) -> tuple[str, ...]:

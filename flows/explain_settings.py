@@ -12,6 +12,7 @@ from .config_section import Positive, Section, Text
 from .config_text import problem
 
 if TYPE_CHECKING:
+    from ..label.batch_client import BatchClient
     from ..label.call_limits import CallLimits
     from ..label.chat import ChatClient
     from ..label.labelling import Asking
@@ -52,6 +53,11 @@ class ChatSection(Section):
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(
         default=120, description="how long the endpoint may take for one answer"
     )
+    batch: bool = Field(
+        default=False,
+        description="ask in batches, at half the price: within a day the endpoint answers, and "
+        "`scopenote explain RUN` brings in what is done",
+    )
     concurrency: Positive = Field(
         default=32, description="calls at once; of a local model, replies written together"
     )
@@ -67,8 +73,8 @@ class ChatSection(Section):
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:
-        meant_for_endpoints = ("base_url", "requests_per_minute", "tokens_per_minute")
-        idle = [name for name in meant_for_endpoints if getattr(self, name) is not None]
+        meant_for_endpoints = ("base_url", "requests_per_minute", "tokens_per_minute", "batch")
+        idle = [name for name in meant_for_endpoints if getattr(self, name)]
         if self.local and idle:
             raise problem(
                 "`local` only where no endpoint is asked",
@@ -94,6 +100,14 @@ class ChatSection(Section):
 
         patience = Patience(attempt_seconds=self.timeout_seconds)
         return OpenAIClient(self.base_url, self._limits(), patience)
+
+    def batch_client(self, base_url: str | None = None) -> BatchClient:
+        """The client of the endpoint's batches, or of another endpoint's."""
+        from ..label.batch_client import BatchClient
+        from ..label.openai_client import Patience
+
+        patience = Patience(attempt_seconds=self.timeout_seconds)
+        return BatchClient(base_url or self.base_url, patience)
 
     def _limits(self) -> CallLimits:
         from ..label.call_limits import CallLimits

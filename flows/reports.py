@@ -24,6 +24,7 @@ class StageReport:
         failures: stored failures of this stage, counted by reason.
         seconds: how long it took.
         notes: what else a person should know, a sentence each.
+        waiting: how many come later, when answers that are under way have come.
     """
 
     stage: str
@@ -33,6 +34,7 @@ class StageReport:
     failures: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    waiting: int = 0
 
     @property
     def n_failed(self) -> int:
@@ -42,9 +44,11 @@ class StageReport:
     def remarks(self) -> list[str]:
         """What its progress has not said already, a line each."""
         lines = []
-        if not self.done and not self.failures:
+        if self.waiting:
+            lines.append(f"{self.waiting:,} {self.unit} wait for answers")
+        elif not self.done and not self.failures:
             lines.append(f"nothing to do, {self.already_done:,} {self.unit} already there")
-        elif self.already_done:
+        if self.already_done and (self.waiting or self.done or self.failures):
             lines.append(f"{self.already_done:,} {self.unit} were there already")
         lines += [f"{count:,} failed: {reason}" for reason, count in self.failures.items()]
         return [f"{self.stage}: {line}" for line in (*lines, *self.notes)]
@@ -64,7 +68,7 @@ class RunReport:
     @property
     def did_nothing(self) -> bool:
         """Whether everything was there already."""
-        return not any(stage.done or stage.failures for stage in self.stages)
+        return not any(stage.done or stage.failures or stage.waiting for stage in self.stages)
 
     @property
     def exit_code(self) -> ExitCode:

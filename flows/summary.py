@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..label.pricing import in_dollars
+from ..store.batch_record import Batch
 from ..store.calls import Spending
 from ..store.run_folder import RunFolder
 from ..store.status import (
@@ -46,6 +47,8 @@ def render_status(status: RunStatus, folder: RunFolder) -> RenderableType:
         blocks += ["", *_scores_block(status.saes)]
     if status.spent:
         blocks += ["", _spending_table(status.spent)]
+    if status.batches:
+        blocks += ["", _batches_table(status.batches)]
     if status.splits:
         blocks += ["", _splits_table(status.splits)]
     if status.runs:
@@ -206,6 +209,20 @@ def _spending_table(spent: Sequence[Spending]) -> Table:
             f"{each.n_failed:,}",
             *("" if n is None else f"{n:,}" for n in tokens),
             f"{usd}+" if each.usd is not None and each.n_unpriced else usd,
+        )
+    return table
+
+
+def _batches_table(batches: Sequence[Batch]) -> Table:
+    table = _table("batches under way", "model", "requests>", "state", "submitted", "at most>")
+    for batch in batches:
+        table.add_row(
+            Text(visible(batch.provider_id or "not yet submitted")),
+            Text(visible(batch.model)),
+            f"{batch.n_requests:,}",
+            visible(batch.state.replace("_", " ")),
+            _moment(batch.submitted_at),
+            "unknown" if batch.most_usd is None else in_dollars(batch.most_usd),
         )
     return table
 

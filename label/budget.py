@@ -22,6 +22,7 @@ class Budget:
         models: Iterable[str],
         prices: Prices,
         spent_usd: Decimal = Decimal(0),
+        reserved_usd: Decimal = Decimal(0),
     ) -> None:
         """A limit for calls to these models.
 
@@ -30,6 +31,7 @@ class Budget:
             models: all that will be called.
             prices: what is known of them.
             spent_usd: what counts as spent before the first call.
+            reserved_usd: what others that are under way may come to.
 
         Raises:
             ConfigurationError: a model has no price, or the limit is no amount of dollars.
@@ -50,7 +52,7 @@ class Budget:
             )
         self.limit_usd = limit_usd
         self._spent = spent_usd
-        self._reserved = Decimal(0)
+        self._reserved = reserved_usd
         self._lock = Lock()
 
     @property

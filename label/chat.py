@@ -27,6 +27,7 @@ Reason = Literal[
     "context_too_long",  # more than the model takes: a shorter prompt may do
     "bad_request",  # any other refusal of this one request
     "out_of_memory",  # more than the device that a local model runs on has room for
+    "unanswered",  # the batches it was in expired, were cancelled or left it out
 ]
 
 

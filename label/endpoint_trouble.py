@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
+from ..store.errors import EndpointRefuses
 from .chat import Reason
 from .completion import UnusableAnswer, is_web_page
+from .endpoint_access import KEY_VARIABLE
 
 # What all requests of a run have in common and the endpoint may refuse.
 Refused = Literal["key", "credit", "model"]
@@ -186,3 +188,44 @@ def _moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+# --- in the words of an error -----------------------------------------------------------------
+
+_REFUSALS: Mapping[Refused, tuple[str, str]] = {
+    "key": (
+        "the endpoint refuses the key",
+        f"set {KEY_VARIABLE} to a key that is valid there and may use this model",
+    ),
+    "credit": (
+        "the endpoint gives no more credit",
+        "add credit at the provider, then give the command again",
+    ),
+    "model": (
+        "the endpoint does not know this model, or this is not the address of its API",
+        "check the model's name and the address (it often ends in /v1)",
+    ),
+}
+
+
+def refusal_of_all(
+    refused: Refused, trouble: Trouble, where: str, has_key: bool
+) -> EndpointRefuses:
+    """The error for what every request of a run will be refused for.
+
+    Args:
+        refused: what for.
+        trouble: which showed it.
+        where: the endpoint, and what was asked of it.
+        has_key: a key was sent.
+    """
+    what, mend = _REFUSALS[refused]
+    if refused == "key" and not has_key:
+        what = "the endpoint wants a key"
+    return EndpointRefuses(what, where=where, found=described(trouble), mend=mend)
+
+
+def described(trouble: Trouble) -> str:
+    """A trouble in words: its kind, its status, and what the endpoint said."""
+    status = f" (HTTP {trouble.status})" if trouble.status else ""
+    return f"{trouble.reason.replace('_', ' ')}{status}: {trouble.message}"

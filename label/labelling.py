@@ -12,10 +12,10 @@ from functools import cache
 from typing import Any
 
 from ..store.records import Call, FeatureId, Label
+from .call_records import reason_of
 from .chat import ChatRequest, Message
 from .label_reply import BadReply, LabelReply, parse_reply, repair_messages
 from .prompts import NoPrompt, RenderedPrompt, drop_to_fit, estimate_tokens
-from .recorded_client import reason_of
 
 DECLINED = "the model declined to answer"
 WITHHELD = "the endpoint's content filter withheld the reply"

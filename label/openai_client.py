@@ -23,35 +23,22 @@ from ..store.errors import EndpointRefuses, RequestGivenUp
 from .call_limits import CallLimits
 from .chat import ChatReply, ChatRequest
 from .completion import read_completion
-from .endpoint_access import KEY_VARIABLE, ApiKey, endpoint_address
+from .endpoint_access import ApiKey, endpoint_address
 from .endpoint_trouble import (
-    Refused,
     Trouble,
+    described,
     no_answer,
     refusal_by_status,
+    refusal_of_all,
     trouble_of_answer,
 )
+from .request_body import estimated_tokens, missing_feature, request_body
 
 # So many requests given up on, one after the other and whatever the reason: no other will fare
 # better. By chance it does not happen: each was sent several times.
 HOPELESS = 20
 
 log = logging.getLogger(__name__)
-
-_REFUSALS: dict[Refused, tuple[str, str]] = {
-    "key": (
-        "the endpoint refuses the key",
-        f"set {KEY_VARIABLE} to a key that is valid there and may use this model",
-    ),
-    "credit": (
-        "the endpoint gives no more credit",
-        "add credit at the provider, then give the command again",
-    ),
-    "model": (
-        "the endpoint does not know this model, or this is not the address of its API",
-        "check the model's name and the address (it often ends in /v1)",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,34 +168,41 @@ class OpenAIClient:
     async def _attempt(
         self, request: ChatRequest, course: _Course
     ) -> ChatReply | Trouble | EndpointRefuses:
+        asked = request.as_dict()
         while True:
-            asked = self._asked(request)
-            outcome = await self._send(asked, _estimated_tokens(request), course)
-            if not isinstance(outcome, Trouble) or not self._adapts(outcome, asked):
+            body = request_body(asked, self._lacking)
+            outcome = await self._send(body, estimated_tokens(asked), course)
+            if not isinstance(outcome, Trouble):
                 return outcome
+            missing = missing_feature(outcome, body)
+            if missing is None:
+                return outcome
+            self._note_lack(missing, outcome.message)
 
     async def _send(
-        self, asked: dict[str, Any], estimated_tokens: int, course: _Course
+        self, body: dict[str, Any], n_tokens: int, course: _Course
     ) -> ChatReply | Trouble | EndpointRefuses:
         async with self._limits.turn() as turn:
             # Before booking, so that those who queue up do not wait out their minute for nothing.
             if self._refusal is None:
-                await turn.book(estimated_tokens)
+                await turn.book(n_tokens)
             if self._refusal is not None:
                 return self._refusal
             course.attempts += 1
-            outcome = await self._exchange(asked, course)
+            outcome = await self._exchange(body, course)
             if isinstance(outcome, ChatReply):
                 turn.settle(_used_tokens(outcome))
                 return outcome
             if outcome.reason == "rate_limited":
                 turn.too_much()
         if outcome.refused is not None:
-            self._refusal = self._refusal or self._refused(outcome.refused, outcome, asked["model"])
+            where = f"{self._address}, model {body['model']}"
+            refusal = refusal_of_all(outcome.refused, outcome, where, bool(self._key))
+            self._refusal = self._refusal or refusal
             return self._refusal
         return outcome
 
-    async def _exchange(self, asked: dict[str, Any], course: _Course) -> ChatReply | Trouble:
+    async def _exchange(self, body: dict[str, Any], course: _Course) -> ChatReply | Trouble:
         """Sends once. Exceptions end here: their requests carry the key."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
@@ -219,7 +213,7 @@ class OpenAIClient:
         try:
             # The package's own timeout is for each read: an endpoint that drips would never end.
             async with asyncio.timeout(limit_seconds):
-                answer = await self._create(body=asked)
+                answer = await self._create(body=body)
         except (TimeoutError, APITimeoutError):
             trouble = no_answer("timeout", f"no complete answer in {limit_seconds:.3g} s")
         except APIStatusError as error:
@@ -232,8 +226,8 @@ class OpenAIClient:
         finally:
             course.seconds += time.monotonic() - began
         if trouble is None:
-            body = self._key.struck_out_of(answer.content)
-            outcome = read_completion(body, course.seconds, course.attempts)
+            content = self._key.struck_out_of(answer.content)
+            outcome = read_completion(content, course.seconds, course.attempts)
             if isinstance(outcome, ChatReply):
                 return outcome
             trouble = trouble_of_answer(outcome)
@@ -241,39 +235,10 @@ class OpenAIClient:
         message = self._key.struck_out_of(trouble.message.encode("utf-8", "replace"))
         return replace(trouble, message=message.decode())
 
-    def _asked(self, request: ChatRequest) -> dict[str, Any]:
-        """The request's parameters, without those that the endpoint lacks."""
-        asked: dict[str, Any] = {
-            "model": request.model,
-            "messages": [
-                {"role": message.role, "content": message.content} for message in request.messages
-            ],
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-        }
-        if request.top_logprobs is not None and "logprobs" not in self._lacking:
-            asked |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-        if request.reply_schema is not None:
-            schema = {"name": "reply", "strict": True, "schema": request.reply_schema}
-            if "json_schema" not in self._lacking:
-                asked["response_format"] = {"type": "json_schema", "json_schema": schema}
-            elif "json_object" not in self._lacking:
-                asked["response_format"] = {"type": "json_object"}
-        return asked
-
-    def _adapts(self, trouble: Trouble, asked: dict[str, Any]) -> bool:
-        """Whether the endpoint refused what a request can do without, and is asked without now."""
-        if "logprobs" in asked and trouble.names("logprobs"):
-            return self._notes_lack("logprobs", trouble)
-        if "response_format" in asked and trouble.names("response_format", "json_"):
-            return self._notes_lack(asked["response_format"]["type"], trouble)
-        return False
-
-    def _notes_lack(self, name: str, trouble: Trouble) -> bool:
+    def _note_lack(self, name: str, message: str) -> None:
         if name not in self._lacking:
-            self._lacking[name] = trouble.message
-            log.warning("%s has no %s, goes on without: %s", self._address, name, trouble.message)
-        return True
+            self._lacking[name] = message
+            log.warning("%s has no %s, goes on without: %s", self._address, name, message)
 
     def _wait(self, state: RetryCallState) -> float:
         assert state.outcome is not None  # tenacity waits only after an attempt
@@ -292,7 +257,7 @@ class OpenAIClient:
         given_up = RequestGivenUp(
             "the endpoint gave no usable reply",
             where=f"request {request.request_hash} to {self._address}",
-            found=f"{_described(trouble)}, after {course.attempts} attempts",
+            found=f"{described(trouble)}, after {course.attempts} attempts",
             reason=trouble.reason,
             attempts=course.attempts,
             seconds=course.seconds,
@@ -307,29 +272,11 @@ class OpenAIClient:
             self._refusal = EndpointRefuses(
                 f"the endpoint gave no usable reply to {HOPELESS} requests in a row",
                 where=self._address,
-                found=_described(trouble),
+                found=described(trouble),
                 mend="see that the endpoint is up and its address right, then give the command "
                 "again",
             )
         return given_up
-
-    def _refused(self, refused: Refused, trouble: Trouble, model: str) -> EndpointRefuses:
-        what, mend = _REFUSALS[refused]
-        if refused == "key" and not self._key:
-            what = "the endpoint wants a key"
-        where = f"{self._address}, model {model}"
-        return EndpointRefuses(what, where=where, found=_described(trouble), mend=mend)
-
-
-def _described(trouble: Trouble) -> str:
-    status = f" (HTTP {trouble.status})" if trouble.status else ""
-    return f"{trouble.reason.replace('_', ' ')}{status}: {trouble.message}"
-
-
-def _estimated_tokens(request: ChatRequest) -> int:
-    """What a request takes at most, roughly: four bytes a token, and the longest reply."""
-    n_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
-    return n_bytes // 4 + request.max_tokens
 
 
 def _used_tokens(reply: ChatReply) -> int | None:

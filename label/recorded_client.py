@@ -7,23 +7,21 @@ Left out: what the replies mean, and how they come into the database.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..store.errors import EndpointRefuses, RequestGivenUp
+from ..store.errors import EndpointRefuses, NotYetAnswered, RequestGivenUp
 from ..store.journal import Journal
-from ..store.records import Call
+from ..store.records import Call, RecordedRequest
+from ..store.request_files import RequestFile
 from .budget import Budget
-from .chat import ChatClient, ChatReply, ChatRequest
-from .pricing import Prices, cost_of_call
+from .call_records import CallRecords, to_record
+from .chat import ChatClient, ChatRequest
 
 if TYPE_CHECKING:
     from ..store.known_calls import KnownCalls
-
-# What separates a call's reason, a word of `chat.Reason`, from the words that follow it.
-_AFTER_REASON = ": "
 
 
 @dataclass(slots=True)
@@ -62,18 +60,18 @@ class RecordedClient:
         client: what answers.
         known: the calls made before.
         journal: where those made now go.
-        prices: of models.
-        purpose: what the calls are for, in a word.
+        records: makes them.
         budget: what they may cost; None for no limit.
+        in_batches: hashes of requests that batches are under way with, which are not asked.
         tally: what was asked here.
     """
 
     client: ChatClient
     known: KnownCalls
     journal: Journal
-    prices: Prices
-    purpose: str
+    records: CallRecords
     budget: Budget | None = None
+    in_batches: Container[str] = frozenset()
     tally: Tally = field(default_factory=Tally)
     _under_way: dict[str, asyncio.Future[Call]] = field(default_factory=dict)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,11 +84,15 @@ class RecordedClient:
             n_static: how many of its first messages other requests share.
 
         Raises:
+            NotYetAnswered: it is in a batch under way.
             EndpointRefuses: no request will be answered.
             BudgetSpent: this one might cost more than there is left.
             StoreError: the disk refuses the journal.
         """
         name = request.request_hash
+        # First of all: an older failure is about to be replaced.
+        if name in self.in_batches:
+            raise NotYetAnswered("a batch is under way with this request", where=name)
         if name in self.known:
             self.tally.n_known += 1
             return await asyncio.to_thread(self.known.find, name)
@@ -100,7 +102,7 @@ class RecordedClient:
         answered: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
         self._under_way[name] = answered
         try:
-            call = await self._make(request, n_static)
+            call = await self._make(request, to_record(request, n_static))
         except BaseException as error:
             answered.set_exception(error)
             answered.exception()  # seen here: whoever waits for it gets it as well
@@ -111,19 +113,19 @@ class RecordedClient:
         finally:
             del self._under_way[name]
 
-    async def _make(self, request: ChatRequest, n_static: int) -> Call:
-        most_usd = await self._reserve(request)
+    async def _make(self, request: ChatRequest, recorded: RecordedRequest) -> Call:
+        most_usd = await self._reserve(recorded)
         usd: Decimal | None = None  # of a call that is broken off nobody knows
         try:
             try:
                 reply = await self.client.complete(request)
             except RequestGivenUp as error:
-                call = self._call_without_reply(request, error, n_static)
+                call = self.records.failure(recorded, error)
             except EndpointRefuses:
                 usd = Decimal(0)
                 raise
             else:
-                call = self._call(request, reply, n_static)
+                call = self.records.reply(recorded, reply)
             self.journal.append(call)
             self.known.add(call)
             self.tally.add(call)
@@ -134,66 +136,39 @@ class RecordedClient:
                 self.budget.settle(most_usd, usd)
                 self._settled.set()
 
-    async def _reserve(self, request: ChatRequest) -> Decimal:
+    async def _reserve(self, request: RecordedRequest) -> Decimal:
         if self.budget is None:
             return Decimal(0)
-        # No tokenizer makes more tokens than bytes, but for the marks between messages.
-        n_bytes = sum(len(each.content.encode()) + 16 for each in request.messages)
-        most_usd = self.prices[request.model].most(n_bytes, request.max_tokens)
+        most_usd = self.records.most_usd(request)
         while not self.budget.reserve(most_usd):
             self._settled.clear()
             await self._settled.wait()
         return most_usd
 
-    def _call(self, request: ChatRequest, reply: ChatReply, n_static: int) -> Call:
-        content = {
-            "text": reply.text,
-            "finish_reason": reply.finish_reason,
-            "refusal": reply.refusal,
-            "model": reply.model,
-        }
-        used = (reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
-        return self._record(request, n_static, content, None, used, reply.seconds, reply.attempts)
 
-    def _call_without_reply(
-        self, request: ChatRequest, error: RequestGivenUp, n_static: int
-    ) -> Call:
-        words = f"{error.reason}{_AFTER_REASON}{error.found or error.what}"
-        used = (error.prompt_tokens, error.cached_tokens, error.completion_tokens)
-        return self._record(request, n_static, None, words, used, error.seconds, error.attempts)
+@dataclass(frozen=True, slots=True)
+class RecordReader:
+    """Answers requests from the record alone, and notes those that are not on it.
 
-    def _record(
-        self,
-        request: ChatRequest,
-        n_static: int,
-        reply: Any,
-        error: str | None,
-        used: tuple[int | None, int | None, int | None],
-        seconds: float,
-        attempts: int,
-    ) -> Call:
-        prompt_tokens, cached_tokens, completion_tokens = used
-        return Call(
-            request_hash=request.request_hash,
-            purpose=self.purpose,
-            model=request.model,
-            request=request.as_dict(),
-            n_static=n_static,
-            reply=reply,
-            prompt_tokens=prompt_tokens,
-            cached_tokens=cached_tokens,
-            completion_tokens=completion_tokens,
-            usd=cost_of_call(
-                self.prices, request.model, prompt_tokens, cached_tokens, completion_tokens
-            ),
-            seconds=seconds,
-            attempts=attempts,
-            error=error,
-            created_at=datetime.now(UTC),
-            draw=request.draw,
-        )
+    Attributes:
+        known: the calls made before.
+        in_batches: hashes of requests that batches are under way with.
+        wanted: where all others are written.
+    """
 
+    known: KnownCalls
+    in_batches: Container[str]
+    wanted: RequestFile
 
-def reason_of(call: Call) -> str | None:
-    """Why a call has no reply, in a word of `chat.Reason`; None where it has one."""
-    return None if call.error is None else call.error.partition(_AFTER_REASON)[0]
+    async def ask(self, request: ChatRequest, n_static: int) -> Call:
+        """What came of a request.
+
+        Raises:
+            NotYetAnswered: nothing so far.
+        """
+        name = request.request_hash
+        if name not in self.in_batches:
+            if name in self.known:
+                return await asyncio.to_thread(self.known.find, name)
+            self.wanted.add(to_record(request, n_static))
+        raise NotYetAnswered("the answer comes with a batch", where=name)

@@ -27,6 +27,8 @@ WORK = "work.duckdb"
 
 # The fact in `meta` that changes with every absorption.
 REVISION = "revision"
+# What a published copy has in common with the working one.
+_STATE = (REVISION, "schema_version")
 
 
 class Store:
@@ -227,11 +229,11 @@ def publish(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
 
 
 def publish_if_behind(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Publishes where a run died between absorbing and publishing."""
+    """Publishes where a run died before it did, or the schema is newer by now."""
     if (folder / PUBLISHED).is_file():
         with open_store(folder) as store:
-            published = get_meta(store.connection, REVISION)
-        if published == get_meta(connection, REVISION):
+            published = [get_meta(store.connection, fact) for fact in _STATE]
+        if published == [get_meta(connection, fact) for fact in _STATE]:
             return
     publish(connection, folder)
 

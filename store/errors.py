@@ -100,6 +100,10 @@ class BudgetSpent(ScopenoteError):
     """The next call to a model might cost more than the budget has left."""
 
 
+class NotYetAnswered(ScopenoteError):
+    """A request waits for its answer in a batch, or to be sent in one: its label comes later."""
+
+
 class EndpointRefuses(UserMistake):
     """A model's endpoint will answer no request of this run: wrong key, no credit, no such model.
 

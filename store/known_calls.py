@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from .calls import find_calls
@@ -16,19 +17,29 @@ class KnownCalls:
     In memory are the hashes only, eight bytes of each; threads may share it.
     """
 
-    def __init__(self, store: Store, journal: Path, replies_only: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Path,
+        replies_only: bool = False,
+        failures_since: datetime | None = None,
+    ) -> None:
         """Reads which requests were made.
 
         Args:
             store: the published database, with all journals absorbed that others left.
             journal: the run's `journal/`.
-            replies_only: requests to which no reply came count as never made.
+            replies_only: requests to which no reply came count as never made,
+            failures_since: but for those that failed since then.
         """
         self._store = store
         self._journal = journal
         self._replies_only = replies_only
-        where = "WHERE reply IS NOT NULL" if replies_only else ""
-        rows = store.connection.execute(f"SELECT request_hash FROM calls {where}").fetchall()
+        rows = store.connection.execute(
+            "SELECT request_hash FROM calls "
+            "WHERE NOT $replies_only OR reply IS NOT NULL OR created_at >= $since",
+            {"replies_only": replies_only, "since": failures_since},
+        ).fetchall()
         self._stored = {int(request_hash, 16) for (request_hash,) in rows}
         self._added: set[int] = set()
 

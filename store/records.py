@@ -272,6 +272,24 @@ class Call:
             raise ValueError(f"call {self.request_hash} ended at a time without a zone")
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """A request to a language model as the record keeps it, before anything came of it.
+
+    Attributes are those of `Call`.
+    """
+
+    request_hash: str
+    request: Mapping[str, Any]
+    n_static: int
+    draw: int = 0
+
+    @property
+    def model(self) -> str:
+        """The model's name as it is asked for."""
+        return str(self.request["model"])
+
+
 def _storable(value: Any) -> Any:
     if isinstance(value, str):
         if value.isascii():

@@ -23,7 +23,7 @@ if sys.platform != "win32":
     import fcntl
 
 _FOLDERS = ("parts", "inbox", "journal", "logs", "prefect")
-_OTHERS = ("scopenote.duckdb", "work.duckdb", "run.toml", "run.lock", "shards")
+_OTHERS = ("scopenote.duckdb", "work.duckdb", "run.toml", "run.lock", "shards", "batches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,11 @@ class RunFolder:
     def journal(self) -> Path:
         """Where replies of models are kept before they are used."""
         return self.path / "journal"
+
+    @property
+    def batches(self) -> Path:
+        """Where the requests of batches lie while a provider has them; made when it is needed."""
+        return self.path / "batches"
 
     @property
     def logs(self) -> Path:

@@ -360,6 +360,33 @@ MIGRATIONS: tuple[Migration, ...] = (
         WHERE place = 1;
         """,
     ),
+    Migration(
+        "batches at a provider, and the requests in them",
+        """
+        DROP TABLE batches;  -- nothing ever stood in it
+        CREATE TABLE batches (
+            batch_id VARCHAR PRIMARY KEY,  -- ours, which the batch carries at the provider
+            provider_id VARCHAR,           -- NULL until the provider is known to have it
+            state VARCHAR,                 -- prepared, then the provider's word; refused, given up
+            endpoint VARCHAR,
+            model VARCHAR,
+            n_requests BIGINT,
+            n_tokens BIGINT,               -- about as many as the provider counts as enqueued
+            most_usd DECIMAL(38, 18),      -- what it costs at most; NULL: no price is known
+            lacking JSON,                  -- what requests go without, as the endpoint lacks it
+            prepared_at TIMESTAMPTZ,
+            submitted_at TIMESTAMPTZ,
+            ended_at TIMESTAMPTZ,          -- all that came of it is in the record; NULL: under way
+            n_answered BIGINT,             -- requests that need not be asked again
+            reason VARCHAR                 -- why it failed as a whole
+        );
+        CREATE TABLE batch_requests (
+            batch_id VARCHAR,
+            request_hash VARCHAR,
+            outcome VARCHAR                -- answered, unanswered, not counted; NULL: under way
+        );
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .batch_record import Batch, batches_under_way
 from .calls import Spending, spent
 from .near_features import read_rows
 from .records import FeatureId
@@ -127,13 +128,14 @@ class PastRun:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How far a run is, and in `spent` what was spent on what."""
+    """How far a run is; `spent` is what was spent on what, `batches` those under way."""
 
     n_tokens: int
     n_documents: int
     splits: tuple[SplitStatus, ...]
     saes: tuple[SaeStatus, ...]
     spent: tuple[Spending, ...]
+    batches: tuple[Batch, ...]
     runs: tuple[PastRun, ...]
     database_bytes: int
 
@@ -191,6 +193,7 @@ def read_status(
         splits=_splits(connection),
         saes=_saes(connection),
         spent=tuple(spent(connection)),
+        batches=tuple(batches_under_way(connection)),
         runs=tuple(PastRun(*row) for row in runs),
         database_bytes=database.stat().st_size if database.exists() else 0,
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import md5
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 HTML = b"<!DOCTYPE html>\n<html><body><h1>502 Bad Gateway</h1></body></html>"
 
@@ -44,12 +44,21 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
-    then: Literal["answer", "drop", "drop halfway", "hang", "drip"] = "answer"
+    then: Literal["answer", "drop", "drop halfway", "hang", "hang halfway", "drip"] = "answer"
     after_seconds: float = 0.0
     usage: dict[str, int] = field(default_factory=dict)
 
 
 Script = Callable[[Asked], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request of any kind: `line` is its method and path, with the query."""
+
+    line: str
+    headers: dict[str, str]
+    content: bytes
 
 
 def reply(
@@ -120,7 +129,7 @@ class FakeOpenAI:
     """What was asked of it and what it answered, while it runs and afterwards."""
 
     def __init__(self, script: Script, keeps_requests: bool = True) -> None:
-        self._script = script
+        self.script = script
         self._keeps_requests = keeps_requests
         self.n_asked = 0
         self.base_url = ""
@@ -144,11 +153,11 @@ class FakeOpenAI:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while (asked := await self._read(reader)) is not None:
+            while (received := await self._receive(reader)) is not None:
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)
                 try:
-                    await self._answer(asked, self._script(asked), reader, writer)
+                    await self.respond(received, reader, writer)
                 finally:
                     self.at_once -= 1
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -158,7 +167,7 @@ class FakeOpenAI:
         finally:
             writer.close()
 
-    async def _read(self, reader: asyncio.StreamReader) -> Asked | None:
+    async def _receive(self, reader: asyncio.StreamReader) -> Received | None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
@@ -169,8 +178,18 @@ class FakeOpenAI:
             for name, _, value in (line.partition(":") for line in lines[1:] if line)
         }
         content = await reader.readexactly(int(headers.get("content-length", 0)))
-        assert lines[0] == "POST /v1/chat/completions HTTP/1.1", lines[0]
-        body = json.loads(content)
+        return Received(lines[0].removesuffix(" HTTP/1.1"), headers, content)
+
+    async def respond(
+        self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        assert received.line == "POST /v1/chat/completions", received.line
+        asked = self.asked_with(json.loads(received.content), received.headers)
+        answer = self.script(asked)
+        if await self.send(answer, reader, writer):
+            self.count_reply(asked, answer)
+
+    def asked_with(self, body: dict[str, Any], headers: dict[str, str]) -> Asked:
         text = str(body["messages"][-1]["content"])
         conversation = md5(json.dumps(body["messages"]).encode()).hexdigest()
         asked = Asked(body, headers, text, conversation, self._times[conversation])
@@ -182,22 +201,24 @@ class FakeOpenAI:
             self.sent_after_reply.append(conversation)
         return asked
 
-    async def _answer(
-        self,
-        asked: Asked,
-        answer: Answer,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
+    def count_reply(self, asked: Asked, answer: Answer) -> None:
+        if answer.kind == "reply":
+            self._replied.add(asked.conversation)
+            self.tokens.update(answer.usage)
+
+    async def send(
+        self, answer: Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Whether all of it left, and somebody was there to take it."""
         self.counts[answer.kind] += 1
         if answer.after_seconds:
             await asyncio.sleep(answer.after_seconds)
         if answer.then == "hang":
             await reader.read()  # until the client hangs up
-            return
+            return False
         if answer.then == "drop":
             writer.transport.abort()
-            return
+            return False
         head = [
             f"HTTP/1.1 {answer.status} Scripted",
             f"Content-Type: {answer.content_type}",
@@ -209,7 +230,12 @@ class FakeOpenAI:
             writer.write(answer.body[: len(answer.body) // 2])
             await writer.drain()
             writer.transport.abort()
-            return
+            return False
+        if answer.then == "hang halfway":
+            writer.write(answer.body[: len(answer.body) // 2])
+            await writer.drain()
+            await reader.read()
+            return False
         if answer.then == "drip":  # each byte in time, the whole never
             for byte in answer.body:
                 writer.write(bytes([byte]))
@@ -218,15 +244,22 @@ class FakeOpenAI:
         else:
             writer.write(answer.body)
         await writer.drain()
-        if answer.kind == "reply" and not reader.at_eof():  # else nobody waited for it any more
-            self._replied.add(asked.conversation)
-            self.tokens.update(answer.usage)
+        return not reader.at_eof()  # else nobody waited for it any more
 
 
 @contextmanager
 def serve(script: Script, keeps_requests: bool = True) -> Iterator[FakeOpenAI]:
     """Runs the server until the end of the block."""
-    fake = FakeOpenAI(script, keeps_requests)
+    with running(FakeOpenAI(script, keeps_requests)) as fake:
+        yield fake
+
+
+Server = TypeVar("Server", bound=FakeOpenAI)
+
+
+@contextmanager
+def running(fake: Server) -> Iterator[Server]:
+    """Runs a server until the end of the block."""
     ready = threading.Event()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()

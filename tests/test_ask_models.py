@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.resources
-import inspect
 import json
-import logging
-import os
 import random
 import shutil
-import statistics
 import subprocess
-import sys
-import textwrap
 import time
 from collections import Counter
 from dataclasses import replace
@@ -21,11 +13,23 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from scopenote.label.explainers import NEVER_ACTIVE
 from scopenote.label.labelling import DECLINED
 
+from .asking_runs import (
+    ALL_CALLS,
+    KEY,
+    asking_configuration,
+    assert_the_ledger_is_the_servers,
+    collect,
+    command,
+    environment,
+    files_with_the_key,
+    label_reply,
+    rows,
+    words_of,
+)
 from .fake_openai import (
     DROP,
     DROP_HALFWAY,
@@ -42,57 +46,12 @@ from .fake_openai import (
 
 pytestmark = pytest.mark.slow
 
-KEY = "sk-proj-a-key-that-must-stand-nowhere-0123456789"
 N_FEATURES = 2000
-PRICE = {"input": Decimal("0.15"), "cached_input": Decimal("0.075"), "output": Decimal("0.6")}
 
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which two thousand features and more have contexts."""
-    folder = tmp_path_factory.mktemp("collected")
-    rows = [
-        json.dumps({"text": text})
-        for module in (ast, inspect, logging, random, statistics, textwrap)
-        for text in textwrap.wrap(inspect.getsource(module), 400, replace_whitespace=False)
-    ]
-    (folder / "corpus.jsonl").write_text("\n".join(rows[:512]))
-    (folder / "run.toml").write_text(configuration(folder))
-    finished = command("collect", folder / "run", "--config", folder / "run.toml")
-    assert finished.returncode == 0, finished.stderr
-    return folder / "run"
-
-
-def configuration(folder: Path, explain: str = "") -> str:
-    saes = Path(str(importlib.resources.files("scopenote.extract.toy").joinpath("saes")))
-    return f"""
-        [model]
-        name = "toy"
-        [saes]
-        paths = {json.dumps([str(next((saes / site).rglob("params.npz"))) for site in SITES])}
-        [corpus]
-        path = {json.dumps(str(folder / "corpus.jsonl"))}
-        [collect]
-        neighbours = false
-        {explain}
-        """
-
-
-SITES = ("res", "mlp", "att")
-
-
-def words_of(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "scopenote.flows.cli", *map(str, words)]
-
-
-def command(*words: str | Path, key: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words_of(*words), capture_output=True, text=True, timeout=300, env=environment(key)
-    )
-
-
-def environment(key: str | None) -> dict[str, str]:
-    return dict(os.environ) | ({} if key is None else {"OPENAI_API_KEY": key})
+    return collect(tmp_path_factory.mktemp("collected"))
 
 
 @pytest.fixture
@@ -103,27 +62,11 @@ def asking(collected: Path, tmp_path: Path) -> Any:
         run = tmp_path / "run"
         if not run.exists():
             shutil.copytree(collected, run)
-        settings = {"model": "gpt-4o-mini", "base_url": fake.base_url, "concurrency": 64, **chat}
-        lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
         config = tmp_path / "asking.toml"
-        explain = f'[explain]\nexplainers = ["highlighted"]\nfeatures = {features}\n'
-        config.write_text(configuration(collected.parent, f"{explain}[explain.chat]\n{lines}"))
+        config.write_text(asking_configuration(collected.parent, fake.base_url, features, **chat))
         return run, config
 
     return make
-
-
-def label_reply(asked: Asked) -> Answer:
-    """A label that says which request it answers; what it costs follows from what was sent."""
-    text = json.dumps(
-        {
-            "explanation": "They were made up.",
-            "near_miss": "Nothing.",
-            "label": f"words of {asked.conversation[:8]}",
-        }
-    )
-    prompt = sum(len(each["content"]) for each in asked.body["messages"]) // 4
-    return reply(text, prompt, prompt // 2, len(text) // 4)
 
 
 def chaos(asked: Asked) -> Answer:
@@ -148,33 +91,6 @@ def chaos(asked: Asked) -> Answer:
     if drawn < 0.07:
         return refusal()
     return replace(good, after_seconds=0.02)
-
-
-def rows(run: Path, query: str) -> list[tuple[Any, ...]]:
-    with duckdb.connect(str(run / "scopenote.duckdb"), read_only=True) as connection:
-        return connection.execute(query).fetchall()
-
-
-ALL_CALLS = "(FROM calls UNION ALL BY NAME FROM repeated_calls)"
-
-
-def assert_the_ledger_is_the_servers(run: Path, fake: FakeOpenAI) -> None:
-    ((n_replies, read, cached, written, usd),) = rows(
-        run,
-        "SELECT count(reply), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), "
-        f"sum(usd) FROM {ALL_CALLS}",
-    )
-    assert n_replies == fake.counts["reply"]
-    assert (read, cached, written) == tuple(
-        fake.tokens[name] for name in ("prompt", "cached", "written")
-    )
-    uncached = fake.tokens["prompt"] - fake.tokens["cached"]
-    millions = (
-        uncached * PRICE["input"]
-        + fake.tokens["cached"] * PRICE["cached_input"]
-        + fake.tokens["written"] * PRICE["output"]
-    )
-    assert usd == millions / 10**6
 
 
 def test_in_chaos_every_feature_ends_with_a_label_or_a_reason(asking: Any) -> None:
@@ -221,13 +137,6 @@ def test_in_chaos_every_feature_ends_with_a_label_or_a_reason(asking: Any) -> No
     for output in (finished.stdout, finished.stderr, again.stderr):
         assert KEY not in output
     assert files_with_the_key(run) == []
-
-
-def files_with_the_key(run: Path) -> list[Path]:
-    """Among database, parts, journals, logs, Prefect's home and whatever else is there."""
-    files = [file for file in run.rglob("*") if file.is_file()]
-    assert len(files) > 5
-    return [file for file in files if KEY.encode() in file.read_bytes()]
 
 
 def test_what_is_killed_is_asked_again_only_if_it_was_in_flight(asking: Any) -> None:

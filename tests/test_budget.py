@@ -128,3 +128,13 @@ def _try(budget: Budget, most: Decimal) -> bool:
     if allowed:
         budget.settle(most, most)
     return allowed
+
+
+def test_what_others_under_way_may_come_to_is_reserved_and_not_spent() -> None:
+    prices = {"m": Price(Decimal(1), Decimal(1), Decimal(1), Decimal(1), "2026-11")}
+    budget = Budget(Decimal("1"), ["m"], prices, Decimal("0.2"), Decimal("0.5"))
+    assert budget.spent_usd == Decimal("0.2")
+    assert budget.reserve(Decimal("0.3"))
+    assert not budget.reserve(Decimal("0.01"))
+    with pytest.raises(BudgetSpent):
+        budget.reserve(Decimal("0.81"))

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from scopenote.label.budget import Budget
+from scopenote.label.call_records import CallRecords, reason_of, to_record
 from scopenote.label.chat import ChatReply, ChatRequest, Message
 from scopenote.label.pricing import Price
-from scopenote.label.recorded_client import RecordedClient, reason_of
+from scopenote.label.recorded_client import RecordedClient, RecordReader
 from scopenote.store.calls import absorb_journals
 from scopenote.store.database import open_store, open_work, publish
-from scopenote.store.errors import BudgetSpent, EndpointRefuses, RequestGivenUp, StoreError
+from scopenote.store.errors import (
+    BudgetSpent,
+    EndpointRefuses,
+    NotYetAnswered,
+    RequestGivenUp,
+    StoreError,
+)
 from scopenote.store.journal import Journal
 from scopenote.store.journalled_calls import JournalledCalls
 from scopenote.store.known_calls import KnownCalls
 from scopenote.store.records import Call
+from scopenote.store.request_files import RequestFile, read_requests
 
 PRICE = Price(Decimal(100), Decimal(50), Decimal(1000), Decimal("0.5"), "2026-11")
 PRICES = {"fake": PRICE}
@@ -53,7 +61,11 @@ class Client:
 
 @contextmanager
 def recorded(
-    folder: Path, error: Exception | None = None, budget: Budget | None = None, **known: bool
+    folder: Path,
+    error: Exception | None = None,
+    budget: Budget | None = None,
+    in_batches: Container[str] = (),
+    **known: bool,
 ) -> Iterator[tuple[RecordedClient, Client]]:
     """As in a run: what others left in the journal is absorbed and published first."""
     (folder / "journal").mkdir(exist_ok=True)
@@ -63,7 +75,8 @@ def recorded(
     client = Client(folder / "journal", error)
     with open_store(folder) as store, Journal(folder / "journal") as journal:
         calls = KnownCalls(store, folder / "journal", **known)
-        yield RecordedClient(client, calls, journal, PRICES, "explain", budget), client
+        records = CallRecords(PRICES, "explain")
+        yield RecordedClient(client, calls, journal, records, budget, in_batches), client
 
 
 def ask(client: RecordedClient, *texts: str) -> list[Call | BaseException]:
@@ -178,3 +191,31 @@ def test_a_reply_that_the_disk_does_not_take_is_not_used(
         assert isinstance(ask(client, "one")[0], StoreError)
         assert client.tally.n_calls == 0
         assert request("one").request_hash not in client.known
+
+
+def test_a_request_that_is_in_a_batch_is_not_sent(tmp_path: Path) -> None:
+    budget = Budget(Decimal(1), ["fake"], PRICES)
+    in_batches = {request("one").request_hash}
+    with recorded(tmp_path, budget=budget, in_batches=in_batches) as (client, endpoint):
+        in_batch, other = ask(client, "one", "two")
+        assert isinstance(in_batch, NotYetAnswered)
+        assert isinstance(other, Call)
+        assert endpoint.asked == ["two"]
+
+
+def test_a_reader_of_the_record_asks_nobody_and_notes_what_is_wanted(tmp_path: Path) -> None:
+    with recorded(tmp_path) as (client, _):
+        known = ask(client, "known")
+    with recorded(tmp_path) as (client, _), RequestFile(tmp_path / "wanted") as wanted:
+        reader = RecordReader(client.known, {request("in batch").request_hash}, wanted)
+
+        async def all_at_once() -> list[Call | BaseException]:
+            texts = ("known", "in batch", "new", "newer", "new")
+            asked = (reader.ask(request(text), 1) for text in texts)
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+        answers = asyncio.run(all_at_once())
+    assert answers[:1] == known
+    assert all(isinstance(answer, NotYetAnswered) for answer in answers[1:])
+    expected = [to_record(request(text), 1) for text in ("new", "newer")]
+    assert list(read_requests(tmp_path / "wanted")) == expected

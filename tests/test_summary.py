@@ -7,12 +7,15 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
 import pytest
 from rich.console import Console, RenderableType
 from scopenote.flows.summary import bytes_in_words, render_ending, render_status
+from scopenote.store.batch_record import Batch, add_batch, end_batch, note_state
 from scopenote.store.run_folder import RunFolder
 from scopenote.store.schema import MIGRATIONS
 from scopenote.store.status import read_extremes, read_status
@@ -213,3 +216,24 @@ def test_the_status_as_json_is_json(connection: duckdb.DuckDBPyConnection, tmp_p
 )
 def test_sizes_are_said_in_their_unit(n: int, words: str) -> None:
     assert bytes_in_words(n) == words
+
+
+def test_the_batches_under_way_are_shown_and_those_that_ended_are_not(
+    empty: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    began = datetime(2026, 11, 21, 5, tzinfo=UTC)
+    first = Batch("b0", "http://here/v1", "gpt-4o-mini", 1234, 9, Decimal("1.25"), {}, began)
+    batches = [first, replace(first, batch_id="b1"), replace(first, batch_id="b2", most_usd=None)]
+    for batch in batches:
+        add_batch(empty, batch, ["a"])
+        note_state(empty, batch.batch_id, f"batch_{batch.batch_id}", "in_progress")
+    end_batch(empty, "b1", "completed")
+    add_batch(empty, replace(first, batch_id="b3"), ["a"])
+    status = read_status(empty, tmp_path / "none")
+    assert [batch.batch_id for batch in status.batches] == ["b0", "b2", "b3"]
+    page = rendered(render_status(status, FOLDER))
+    assert re.search(r"batch_b0 +gpt-4o-mini +1,234 +in progress +2026-\S+ \d\d:\d\d +\$1.25", page)
+    assert re.search(r"batch_b2 .* unknown", page)
+    assert re.search(r"not yet submitted .* prepared +– +\$1.25", page)
+    assert "b1" not in page
+    assert "batches under way" not in rendered(render_status(replace(status, batches=()), FOLDER))

@@ -27,6 +27,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from scopenote.label.call_limits import CallLimits
+from scopenote.label.call_records import CallRecords
 from scopenote.label.labelling import Asking, write_label
 from scopenote.label.openai_client import OpenAIClient
 from scopenote.label.pricing import load_prices
@@ -76,7 +77,8 @@ async def ask_recorded(base_url: str, calls: int, concurrency: int, folder: Path
     with open_store(folder) as store, Journal(folder / "journal") as journal:
         known = KnownCalls(store, folder / "journal")
         async with OpenAIClient(base_url, CallLimits(concurrency)) as client:
-            recorded = RecordedClient(client, known, journal, load_prices(), "explain")
+            records = CallRecords(load_prices(), "explain")
+            recorded = RecordedClient(client, known, journal, records)
             asking = Asking(MODEL, 0.0, 500)
 
             async def one(number: int) -> None:
