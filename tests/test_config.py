@@ -256,7 +256,9 @@ def test_a_local_model_is_the_hubs_or_a_folder_beside_the_file(tmp_path: Path) -
     assert load_config(write(tmp_path, ASKING + chat)).explain.chat.model == "my-model"
 
 
-@pytest.mark.parametrize("setting", ['base_url = "http://here/v1"', "tokens_per_minute = 9"])
+@pytest.mark.parametrize(
+    "setting", ['base_url = "http://here/v1"', "tokens_per_minute = 9", "batch = true"]
+)
 def test_a_local_model_has_no_endpoint(tmp_path: Path, setting: str) -> None:
     chat = f'[explain.chat]\nmodel = "m"\nlocal = true\n{setting}\n'
     error = mistake(tmp_path, ASKING + chat)
