@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from itertools import groupby
 from typing import Any
 
 import duckdb
@@ -20,6 +21,8 @@ from .explain_settings import ExplainSection
 from .feature_prompts import PromptSource, features_to_ask_about
 
 SAMPLE = 100
+# Features that are read together, with those between them.
+_NEAR = 32
 # What a reply has where none came yet: three short texts in JSON.
 ASSUMED_REPLY_TOKENS = 150
 
@@ -161,8 +164,9 @@ def _estimate(
     sampled = _spread(missing, SAMPLE)
     sizes: list[int] = []
     with source.store.cursor() as connection:
-        for sae_id, feature in sampled:
-            for _, rendered in source.render(connection, explainer, sae_id, [feature]):
+        for (sae_id, _), near in groupby(sampled, key=lambda each: (each[0], each[1] // _NEAR)):
+            features = [feature for _, feature in near]
+            for _, rendered in source.render(connection, explainer, sae_id, features):
                 prompt = asking.fitted(rendered)
                 if isinstance(prompt, RenderedPrompt):
                     sizes.append(prompt.estimated_tokens)

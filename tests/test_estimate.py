@@ -18,7 +18,7 @@ from .made_up_run import MLP, NEVER_ACTIVE, RES, WIDTH, make_database
 from .test_summary import rendered
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def store() -> Store:
     return Store(make_database())
 
