@@ -338,9 +338,9 @@ def test_a_parameter_that_was_not_sent_cannot_be_left_out() -> None:
 
 
 def test_no_more_calls_are_in_flight_than_allowed_and_fewer_after_too_many() -> None:
-    answer = replace(reply(), after_seconds=0.01)
+    answer = replace(reply(), after_seconds=0.1)
     with serve(in_turn(answer)) as fake:
-        ask(fake, *(request(str(n)) for n in range(40)), concurrency=8)
+        ask(fake, *(request(str(n)) for n in range(24)), concurrency=8)
     assert fake.most_at_once == 8
 
     async def run() -> int:

@@ -24,7 +24,7 @@ main()
 """
 UNWINDS = """
 import time
-def label_corpus(config, folder, progress, allow_mismatch):
+def label_corpus(config, folder, progress, allow_mismatch, budget_usd):
     try:
         progress.say("at work")
         time.sleep(60)
@@ -33,7 +33,7 @@ def label_corpus(config, folder, progress, allow_mismatch):
 """
 CLINGS = """
 import time
-def label_corpus(config, folder, progress, allow_mismatch):
+def label_corpus(config, folder, progress, allow_mismatch, budget_usd):
     news = "at work"
     while True:
         try:
@@ -86,7 +86,7 @@ def test_a_run_that_does_not_unwind_ends_by_itself(tmp_path: Path) -> None:
 REAL_FLOW = """
 import sys, time, types
 module = types.ModuleType("scopenote.flows.label_corpus")
-def label_corpus(config, folder, progress, allow_mismatch):
+def label_corpus(config, folder, progress, allow_mismatch, budget_usd):
     from prefect import flow, task
     @task
     def wait(n):
