@@ -137,7 +137,11 @@ class _Judge:
         found = (
             Undefined(missing) if missing else self._moments(rows, weight, self.simulated.predicted)
         )
-        facts = {**self._facts(found, design), "n_failed_windows": n_failed}
+        facts = {
+            **self._facts(found, design),
+            **self.simulated.facts,
+            "n_failed_windows": n_failed,
+        }
 
         interval = None
         if isinstance(found, WindowMoments):

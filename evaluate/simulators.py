@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float32
@@ -25,10 +25,12 @@ class Simulated:
     Attributes:
         predicted: the activation at each token; 0 at padding, of no meaning in failed windows.
         failures: the rows that could not be simulated, and why.
+        facts: what else is to be kept beside the scores, in their `design`.
     """
 
     predicted: Float32[np.ndarray, "W T"]
     failures: Mapping[int, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Simulator(Protocol):
@@ -85,4 +87,5 @@ def simulate_blind(simulator: Simulator, label: Label, windows: Windows, seed: i
     shuffled = simulator.simulate(label, windows.take(order))
     predicted = np.empty_like(shuffled.predicted)
     predicted[order] = shuffled.predicted
-    return Simulated(predicted, {int(order[row]): why for row, why in shuffled.failures.items()})
+    failures = {int(order[row]): why for row, why in shuffled.failures.items()}
+    return Simulated(predicted, failures, shuffled.facts)
