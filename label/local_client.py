@@ -148,6 +148,7 @@ class LocalClient:
             try:
                 outcomes = await loop.run_in_executor(self._worker, self._answer, requests)
             except Exception as error:
+                # Whoever asked gets it: raised here it would be lost, and they would wait for ever.
                 for asked in self._under_way:
                     if not asked.outcome.done():
                         asked.outcome.set_exception(error)
