@@ -118,9 +118,14 @@ class ChatSimulator:
             messages=messages,
             model=self.model,
             temperature=0.0,
-            max_tokens=_TOKENS_A_LINE * n_lines + _TOKENS_AROUND,
+            max_tokens=most_reply_tokens(n_lines),
             top_logprobs=_TOP_LOGPROBS,
         )
+
+
+def most_reply_tokens(n_lines: int) -> int:
+    """What an answer of so many ratings may take."""
+    return _TOKENS_A_LINE * n_lines + _TOKENS_AROUND
 
 
 def _ratings(call: Call, n_tokens: int) -> Ratings:

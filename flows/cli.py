@@ -219,13 +219,19 @@ def explain(
 
 
 @app.command()
-def score(run: Run, config: FirstConfig = None, prefect_server: OwnServer = False) -> None:
+def score(
+    run: Run,
+    config: FirstConfig = None,
+    budget_usd: BudgetUsd = None,
+    prefect_server: OwnServer = False,
+) -> None:
     """Score the labels on text that none was written from."""
+    budget = in_usd(budget_usd)
 
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .score_labels import score_labels
 
-        return score_labels(settings, folder, progress)
+        return score_labels(settings, folder, progress, budget)
 
     _stage("score", work, run, config, prefect_server)
 

@@ -28,13 +28,13 @@ from ..store.unit_names import split_basis_name
 from .config_section import Count, Positive, Section, Seed, Share, Text
 from .config_text import explain_problems, problem, toml_lines
 from .explain_settings import ChatSection, ExplainSection
+from .score_settings import ScoreSection
 
 TOY = "toy"
 CHUNK_DOCUMENTS = 256
 """Documents in a chunk, the unit that is absorbed once; never a setting, so that runs agree."""
 
 Site = Literal["res", "mlp", "att", "transcoder", "mlp_in", "embedding"]
-Simulator = Literal["token_lookup"]
 
 
 class ModelSection(Section):
@@ -215,22 +215,6 @@ class CollectSection(Section):
         return kept[split]
 
 
-class ScoreSection(Section):
-    """How labels are scored."""
-
-    simulators: Annotated[tuple[Simulator, ...], Field(strict=False, min_length=1)] = Field(
-        default=("token_lookup",), description="each predicts activations from the label"
-    )
-    resamples: Annotated[int, Field(ge=100)] = Field(
-        default=1000, description="bootstrap resamples behind an interval"
-    )
-    level: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.95, description="how often an interval should hold the truth"
-    )
-    seed: Seed = Field(default=0, description="draws the resamples and the random windows")
-    features_per_task: Positive = Field(default=128, description="features in one task")
-
-
 class Config(Section):
     """The whole configuration of a run."""
 
@@ -353,15 +337,14 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         looks_local = path.startswith((".", "/", "~")) or is_file
         return os.path.normpath(local) if looks_local or local.exists() else path
 
+    def in_folder(path: str) -> str:
+        return os.path.normpath(folder / Path(path).expanduser())
+
     corpus_path = config.corpus.path
     if corpus_path is not None:
-        corpus_path = os.path.normpath(folder / Path(corpus_path).expanduser())
-    chat = config.explain.chat
-    if chat.prices is not None:
-        prices = os.path.normpath(folder / Path(chat.prices).expanduser())
-        chat = chat.model_copy(update={"prices": prices})
-    if chat.local and chat.model is not None:
-        chat = chat.model_copy(update={"model": resolve(chat.model)})
+        corpus_path = in_folder(corpus_path)
+    writer = config.explain.chat.located(resolve, in_folder)
+    judge = config.score.chat.located(resolve, in_folder)
     entries = tuple(
         entry.model_copy(update={"path": resolve(entry.path)}) for entry in config.saes.paths
     )
@@ -373,6 +356,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
             ),
             "saes": config.saes.model_copy(update={"paths": entries}),
             "corpus": config.corpus.model_copy(update={"path": corpus_path}),
-            "explain": config.explain.model_copy(update={"chat": chat}),
+            "explain": config.explain.model_copy(update={"chat": writer}),
+            "score": config.score.model_copy(update={"chat": judge}),
         }
     )

@@ -17,8 +17,10 @@ from ..label.pricing import FREE, Price, in_dollars
 from ..label.prompted import PROMPTED, PromptedExplainer
 from ..label.prompts import RenderedPrompt
 from ..store.database import Store
+from .estimate_ratings import RatingEstimate, estimate_ratings
 from .explain_settings import ExplainSection
 from .feature_prompts import PromptSource, features_to_ask_about
+from .score_settings import ScoreSection
 
 SAMPLE = 100
 # Features that are read together, with those between them.
@@ -60,6 +62,7 @@ class Estimate:
         reply_tokens: what a reply is taken to have.
         n_replies: of how many replies that is the mean; 0: it is assumed.
         in_batch: the dollars are those of batches.
+        ratings: what having the labels rated would take; None where no model is to.
     """
 
     model: str
@@ -68,21 +71,32 @@ class Estimate:
     explainers: tuple[ExplainerEstimate, ...]
     price: Price | None
     in_batch: bool = False
+    ratings: RatingEstimate | None = None
 
     @property
     def n_calls(self) -> int:
         """All calls."""
-        return sum(each.n_calls for each in self.explainers)
+        return sum(each.n_calls for each in self._all)
 
     @property
     def usd(self) -> Decimal | None:
         """All dollars; None where the model's price is not known."""
-        return _sum([each.usd for each in self.explainers])
+        return _sum([each.usd for each in self._all])
 
     @property
     def usd_at_most(self) -> Decimal | None:
         """All dollars, were every reply as long as it may be."""
-        return _sum([each.usd_at_most for each in self.explainers])
+        return _sum([each.usd_at_most for each in self._all])
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those that would be asked."""
+        judge = () if self.ratings is None else (self.ratings.model,)
+        return tuple(dict.fromkeys((self.model, *judge)))
+
+    @property
+    def _all(self) -> Sequence[ExplainerEstimate | RatingEstimate]:
+        return (*self.explainers, *(() if self.ratings is None else (self.ratings,)))
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -90,8 +104,16 @@ class Estimate:
         return {**content, "n_calls": self.n_calls, "usd": self.usd}
 
 
-def estimate_labels(store: Store, settings: ExplainSection) -> Estimate:
-    """What the explainers that ask a model would take for all that they have not labelled."""
+def estimate_labels(
+    store: Store, settings: ExplainSection, scoring: ScoreSection | None = None
+) -> Estimate:
+    """What the explainers that ask a model would take for all that they have not labelled.
+
+    Args:
+        store: the published database.
+        settings: how labels are written.
+        scoring: how they are scored; None to leave that out.
+    """
     asking = settings.asking()
     price = settings.chat.known_prices().get(asking.model)
     n_replies, reply_tokens = _replies_so_far(store.connection, asking.model)
@@ -100,15 +122,25 @@ def estimate_labels(store: Store, settings: ExplainSection) -> Estimate:
         _estimate(source, PROMPTED[name], settings, price, reply_tokens)
         for name in settings.prompted
     ]
+    ratings = None
+    if scoring is not None:
+        to_come = [each.n_calls for each in estimates]
+        ratings = estimate_ratings(store, scoring, to_come, settings.candidates)
     return Estimate(
-        asking.model, reply_tokens, n_replies, tuple(estimates), price, settings.chat.batch
+        model=asking.model,
+        reply_tokens=reply_tokens,
+        n_replies=n_replies,
+        explainers=tuple(estimates),
+        price=price,
+        in_batch=settings.chat.batch,
+        ratings=ratings,
     )
 
 
 def render_estimate(estimate: Estimate) -> RenderableType:
     """The page of `scopenote estimate`."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("explainer", overflow="fold")
+    table.add_column("for", overflow="fold")
     for column in ("features", "calls", "tokens read", "written", "dollars", "at most"):
         table.add_column(column, justify="right", no_wrap=True)
     for each in estimate.explainers:
@@ -120,6 +152,16 @@ def render_estimate(estimate: Estimate) -> RenderableType:
             f"{each.completion_tokens:,}",
             _dollars(each.usd),
             _dollars(each.usd_at_most),
+        )
+    if (ratings := estimate.ratings) is not None:
+        table.add_row(
+            Text(f"scores by {ratings.model}", style="cyan"),
+            f"{ratings.n_labels:,} labels",
+            f"{ratings.n_calls:,}",
+            f"{ratings.prompt_tokens:,}",
+            f"{ratings.completion_tokens:,}",
+            _dollars(ratings.usd),
+            _dollars(ratings.usd_at_most),
         )
     n_sampled = sum(each.n_sampled for each in estimate.explainers)
     basis = (
@@ -137,9 +179,9 @@ def render_estimate(estimate: Estimate) -> RenderableType:
             f"Prices of {estimate.price.as_of}{in_batch}, without what the provider may take off "
             "for its cache."
         )
+    calls = f": {estimate.n_calls:,} calls, about {_dollars(estimate.usd)}"
     return Group(
-        Text.assemble("Asking ", (estimate.model, "bold"), f": {estimate.n_calls:,} calls, about "
-                      f"{_dollars(estimate.usd)}"),
+        Text.assemble("Asking ", (" and ".join(estimate.models), "bold"), calls),
         "",
         table,
         "",
@@ -148,7 +190,7 @@ def render_estimate(estimate: Estimate) -> RenderableType:
             f"a reply, {basis}. {price}",
             style="dim",
         ),
-    )  # fmt: skip
+    )
 
 
 def _estimate(

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .config_section import Positive, Section, Text
+from .config_section import Positive, Section
 from .config_text import problem
+from .endpoint_settings import EndpointSection
 
 if TYPE_CHECKING:
     from ..label.batch_client import BatchClient
-    from ..label.call_limits import CallLimits
-    from ..label.chat import ChatClient
     from ..label.labelling import Asking
-    from ..label.pricing import Prices
 
 Explainer = Literal["token_lookup", "max_activations", "highlighted", "with_logits", "output"]
 EMBEDDED_EXPLAINERS: frozenset[str] = frozenset({"token_lookup"})
 """The explainers that need no model."""
 
 
-class ChatSection(Section):
-    """The language model that is asked."""
+class ChatSection(EndpointSection):
+    """The language model that writes labels."""
 
-    model: Text | None = Field(
-        default=None, description='its name at the endpoint, such as "gpt-4o-mini"'
-    )
-    local: bool = Field(
-        default=False,
-        description="the model runs in this process, with transformers; `model` is then a hub id "
-        "or a folder",
-    )
-    base_url: Text | None = Field(
-        default=None,
-        description="the endpoint's address, mostly up to /v1; by default OPENAI_BASE_URL, or "
-        "else OpenAI's. The key is read from OPENAI_API_KEY",
-    )
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         default=None, description="by default 0 for one candidate, 1 for several"
     )
@@ -50,56 +33,11 @@ class ChatSection(Section):
         description="what the model takes, prompt and reply together: contexts are left out from "
         "the end until that fits",
     )
-    timeout_seconds: Annotated[float, Field(gt=0)] = Field(
-        default=120, description="how long the endpoint may take for one answer"
-    )
     batch: bool = Field(
         default=False,
         description="ask in batches, at half the price: within a day the endpoint answers, and "
         "`scopenote explain RUN` brings in what is done",
     )
-    concurrency: Positive = Field(
-        default=32, description="calls at once; of a local model, replies written together"
-    )
-    requests_per_minute: Positive | None = Field(
-        default=None, description="calls in any minute, by default as many as can be made"
-    )
-    tokens_per_minute: Positive | None = Field(
-        default=None, description="tokens in any minute, prompts and replies together"
-    )
-    prices: Text | None = Field(
-        default=None, description="a table of prices of your own, a TOML file"
-    )
-
-    @model_validator(mode="after")
-    def _is_of_one_kind(self) -> Self:
-        meant_for_endpoints = ("base_url", "requests_per_minute", "tokens_per_minute", "batch")
-        idle = [name for name in meant_for_endpoints if getattr(self, name)]
-        if self.local and idle:
-            raise problem(
-                "`local` only where no endpoint is asked",
-                found=f"local = true beside {' and '.join(idle)}",
-            )
-        return self
-
-    def known_prices(self) -> Prices:
-        """The prices that Scopenote brings and the user's own; what runs here is free."""
-        from ..label.pricing import FREE, load_prices
-
-        prices = load_prices(None if self.prices is None else Path(self.prices))
-        return {**prices, self.model: FREE} if self.local and self.model is not None else prices
-
-    def client(self) -> AbstractAsyncContextManager[ChatClient]:
-        """The model in this process, or the endpoint's client, with the environment's key."""
-        if self.local:
-            from ..label.local_client import LocalClient
-
-            assert self.model is not None, "the configuration was validated"
-            return LocalClient(self.model, batch_size=self.concurrency)
-        from ..label.openai_client import OpenAIClient, Patience
-
-        patience = Patience(attempt_seconds=self.timeout_seconds)
-        return OpenAIClient(self.base_url, self._limits(), patience)
 
     def batch_client(self, base_url: str | None = None) -> BatchClient:
         """The client of the endpoint's batches, or of another endpoint's."""
@@ -108,11 +46,6 @@ class ChatSection(Section):
 
         patience = Patience(attempt_seconds=self.timeout_seconds)
         return BatchClient(base_url or self.base_url, patience)
-
-    def _limits(self) -> CallLimits:
-        from ..label.call_limits import CallLimits
-
-        return CallLimits(self.concurrency, self.requests_per_minute, self.tokens_per_minute)
 
 
 class ExplainSection(Section):

@@ -28,5 +28,5 @@ def label_corpus(
     with recorded_run("run", config, folder) as run:
         collect_contexts(config, folder, progress, allow_mismatch)
         explain_features(config, folder, progress, budget_usd)
-        score_labels(config, folder, progress)
+        score_labels(config, folder, progress, budget_usd)
         return run.report

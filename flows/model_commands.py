@@ -130,7 +130,7 @@ def agree_on_cost(
             "Whether to ask the model is yours to say, and there is no terminal to ask you.",
             mend="add `--yes`",
         )
-    if not typer.confirm(f"Ask {found.model}?", err=True):
+    if not typer.confirm(f"Ask {' and '.join(found.models)}?", err=True):
         complain("Nothing was sent. What was collected is kept.")
         raise typer.Exit(ExitCode.DONE)
 
@@ -146,7 +146,7 @@ def _estimate(folder: Path, config: Config) -> Estimate:
             mend="name another in `explain.explainers`, and the model in `explain.chat.model`",
         )
     with published(folder) as (_, store):
-        return estimate_labels(store, config.explain)
+        return estimate_labels(store, config.explain, config.score)
 
 
 def _print_estimate(found: Estimate) -> None:

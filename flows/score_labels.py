@@ -1,4 +1,4 @@
-"""The flow that scores every label on text that none was written from."""
+"""The flow that scores labels on text that none was written from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 
 from prefect import flow, task
@@ -14,8 +15,9 @@ from prefect.cache_policies import NO_CACHE
 from ..evaluate.intervals import Resamples, draw_resamples
 from ..evaluate.score_label import HEADLINE, ScoreSettings, score_label
 from ..store.absorb import absorb_results
+from ..store.calls import absorb_journals
 from ..store.contexts import BackgroundWindows, load_background, read_features
-from ..store.database import Store, open_store, open_work
+from ..store.database import Store, open_store, open_work, publish, publish_if_behind
 from ..store.errors import StoreError
 from ..store.labels import read_labels
 from ..store.parts import remove_unfinished, write_part
@@ -23,10 +25,12 @@ from ..store.records import content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
 from ..store.scores import count_scored_labels, score_tables, unscored_features
 from ..store.splits import Split
+from .ask_job import Asked, notes_on
 from .batches import require_collected, run_over_features, side_by_side
 from .config import Config
 from .explain_settings import EMBEDDED_EXPLAINERS
 from .progress import Progress
+from .rate_labels import RateJob, rate_labels
 from .recorded_runs import recorded_run
 from .reports import StageReport
 
@@ -47,8 +51,21 @@ class ScoreWork:
 
 
 @flow(name="score-labels", validate_parameters=False, task_runner=side_by_side())
-def score_labels(config: Config, folder: RunFolder, progress: Progress) -> StageReport:
-    """Scores every label that a simulator has not scored, and publishes the scores."""
+def score_labels(
+    config: Config, folder: RunFolder, progress: Progress, budget_usd: Decimal | None = None
+) -> StageReport:
+    """Scores the labels that a simulator has not scored, and publishes the scores.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        progress: where it is shown.
+        budget_usd: what the calls of the run may cost, with those made before.
+
+    Raises:
+        EndpointRefuses: the model's endpoint answers no request; what was scored is kept.
+        BudgetSpent: the next call might cost more than is left of `budget_usd`; likewise.
+    """
     started = time.monotonic()
     with recorded_run("score", config, folder) as run, clear_disk_errors(folder.path):
         remove_unfinished(folder.parts)
@@ -56,19 +73,31 @@ def score_labels(config: Config, folder: RunFolder, progress: Progress) -> Stage
         require_collected(folder)
         _require_labels(folder)
         undefined: Counter[str] = Counter()
-        n_scored = 0
-        with open_store(folder.path) as store:
-            for explainer in sorted(EMBEDDED_EXPLAINERS.intersection(config.explain.explainers)):
-                for simulator in config.score.simulators:
+        if "token_lookup" in config.score.simulators:
+            with open_store(folder.path) as store:
+                for explainer in sorted(
+                    EMBEDDED_EXPLAINERS.intersection(config.explain.explainers)
+                ):
                     for batch in _score_with(
-                        explainer, simulator, config, folder, progress, store, run.run_id
+                        explainer, config, folder, progress, store, run.run_id
                     ):
                         undefined += batch
-                        n_scored += batch.total()
-        if n_scored:
             _absorb(folder)
+        rated = Asked()
+        if "chat" in config.score.simulators:
+            job = RateJob(
+                settings=config.score,
+                folder=folder,
+                progress=progress,
+                run_id=run.run_id,
+                budget_usd=budget_usd,
+                absorb=partial(_absorb_and_publish, folder),
+            )
+            rate_labels(job, rated)
+            undefined += rated.labels
+        n_scored = undefined.total()
         with open_work(folder.path) as work:
-            n_labels = count_scored_labels(work, config.score.simulators, _SPLIT)
+            n_labels = count_scored_labels(work, config.score.simulator_names, _SPLIT)
         run.stages.append(
             StageReport(
                 stage="score",
@@ -76,9 +105,15 @@ def score_labels(config: Config, folder: RunFolder, progress: Progress) -> Stage
                 done=n_scored,
                 already_done=n_labels - n_scored,
                 seconds=time.monotonic() - started,
-                notes=(*_notes(undefined, n_scored), *_unread(config)),
+                notes=(
+                    *_notes(undefined, n_scored),
+                    *_unread(config),
+                    *notes_on(rated, folder),
+                ),
             )
         )
+        if rated.stopped is not None:
+            raise rated.stopped
         return run.stages[-1]
 
 
@@ -116,14 +151,13 @@ def score_batch(sae_id: str, features: range, work: ScoreWork) -> Counter[str]:
 
 def _score_with(
     explainer: str,
-    simulator: str,
     config: Config,
     folder: RunFolder,
     progress: Progress,
     store: Store,
     run_id: str,
 ) -> Iterator[Counter[str]]:
-    missing = unscored_features(store.connection, explainer, simulator, _SPLIT)
+    missing = unscored_features(store.connection, explainer, "token_lookup", _SPLIT)
     if not missing:
         return
     work = ScoreWork(
@@ -162,12 +196,24 @@ def _notes(undefined: Counter[str], n_scored: int) -> tuple[str, ...]:
 
 
 def _unread(config: Config) -> tuple[str, ...]:
-    if not config.explain.prompted:
+    if not config.explain.prompted or "chat" in config.score.simulators:
         return ()
     named = " and ".join(config.explain.prompted)
-    return (f"labels by {named} are not scored: no simulator reads what a label says yet",)
+    return (
+        f"labels by {named} are not scored: only the simulator `chat` reads what a label says "
+        "(`score.simulators`)",
+    )
 
 
 def _absorb(folder: RunFolder) -> None:
     with open_work(folder.path) as work:
+        calls = absorb_journals(work, folder.journal)
         absorb_results(work, folder.parts, "score")
+        if calls.n_journals:
+            publish(work, folder.path)
+
+
+def _absorb_and_publish(folder: RunFolder) -> None:
+    _absorb(folder)
+    with open_work(folder.path) as work:
+        publish_if_behind(work, folder.path)

@@ -29,6 +29,7 @@ def answer(command: Callable[[], object]) -> int:
         return ending.code if isinstance(ending.code, int) else ExitCode.FAILED
     except ScopenoteError as error:
         complain(f"Error: {error}")
+        _forget_frames(error)
         return error.exit_code
     except KeyboardInterrupt:
         complain("Stopped.")
@@ -47,6 +48,17 @@ def answer(command: Callable[[], object]) -> int:
         )
         return ExitCode.FAILED
     return ExitCode.DONE
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Lets go of what the frames held that an error came through.
+
+    Prefect's threads keep the error until the interpreter ends, and DuckDB prints a page of
+    warnings about any connection that is still there by then.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def complain(text: str) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 _STOP_SECONDS = 5.0
+# Labels and scores say by whom they are: other explainers, simulators and models add to them.
+_MAY_CHANGE = ("explain.", "score.simulators", "score.chat.")
 
 
 def configured_run(run: Path, config_file: Path | None) -> tuple[Config, RunFolder]:
@@ -49,13 +51,9 @@ def run_folder(path: Path, config: Config) -> RunFolder:
         folder.write_config(config.to_toml())
         return folder
     differing = differing_keys(load_config(folder.config_file), config)
-    if differing and all(key.startswith("explain.") for key in differing):
-        # Labels say by whom they are: other explainers and models add to them.
-        folder.write_config(config.to_toml())
-    elif differing:
+    if fixed := {key: both for key, both in differing.items() if not key.startswith(_MAY_CHANGE)}:
         listed = "; ".join(
-            f"`{key}` is {there!r} there and {here!r} here"
-            for key, (there, here) in differing.items()
+            f"`{key}` is {there!r} there and {here!r} here" for key, (there, here) in fixed.items()
         )
         raise ConfigurationError(
             "The run has another configuration.",
@@ -65,6 +63,8 @@ def run_folder(path: Path, config: Config) -> RunFolder:
             mend=f"name another folder with `--out`, or go on as it began: "
             f"`{program()} run {shlex.quote(str(path))}`",
         )
+    if differing:
+        folder.write_config(config.to_toml())
     return folder.create()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -30,20 +31,24 @@ class CallRecords:
         prices: of models.
         purpose: what the calls are for, in a word.
         in_batch: they are made at the price of a batch.
+        kept_logprobs: what of a reply's log probabilities is kept; None for nothing.
     """
 
     prices: Prices
     purpose: str
     in_batch: bool = False
+    kept_logprobs: Callable[[ChatReply], Any] | None = None
 
     def reply(self, request: RecordedRequest, reply: ChatReply) -> Call:
         """The call that a reply came to."""
-        content = {
+        content: dict[str, Any] = {
             "text": reply.text,
             "finish_reason": reply.finish_reason,
             "refusal": reply.refusal,
             "model": reply.model,
         }
+        if self.kept_logprobs is not None:
+            content["logprobs"] = self.kept_logprobs(reply)
         used = (reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
         return self._call(request, content, None, used, reply.seconds, reply.attempts)
 

@@ -137,6 +137,18 @@ def read_prefixes(
     return {window_id: tuple(prefix) for window_id, prefix in rows}
 
 
+def read_background_prefixes(
+    connection: duckdb.DuckDBPyConnection, split: Split
+) -> dict[int, tuple[int, ...]]:
+    """The tokens that the model read before each pool window of a split, by window id."""
+    rows = connection.execute(
+        "SELECT window_id, coalesce(prefix_token_ids, []) FROM windows "
+        "WHERE is_background AND split = $split",
+        {"split": split},
+    ).fetchall()
+    return {window_id: tuple(prefix) for window_id, prefix in rows}
+
+
 def _windows(table: pa.Table, window_tokens: int) -> Windows:
     return Windows(
         window_id=table["window_id"].to_numpy(),

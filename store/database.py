@@ -38,7 +38,18 @@ class Store:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self.connection = connection
+        self._connection: duckdb.DuckDBPyConnection | None = connection
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """For queries.
+
+        Raises:
+            StoreError: the store was closed.
+        """
+        if self._connection is None:
+            raise StoreError("This store is closed.", mend="open it again")
+        return self._connection
 
     def labels(self) -> duckdb.DuckDBPyRelation:
         """The label in force of each labelled feature, with its headline score."""
@@ -126,8 +137,12 @@ class Store:
         return dict(rows)
 
     def close(self) -> None:
-        """Lets the file go."""
-        self.connection.close()
+        """Lets the file go; calling twice does no harm."""
+        if self._connection is not None:
+            self._connection.close()
+        # Prefect's threads may hold what a task was given until the interpreter ends, and DuckDB
+        # prints a page of warnings about any connection that is still there by then.
+        self._connection = None
 
     def __enter__(self) -> Store:
         return self

@@ -76,6 +76,13 @@ def read_labels(
     )
 
 
+def read_labels_by_id(
+    connection: duckdb.DuckDBPyConnection, label_ids: Sequence[str]
+) -> list[Label]:
+    """The labels with these ids, by feature."""
+    return _read_labels(connection, "label_id IN (SELECT unnest($ids))", {"ids": list(label_ids)})
+
+
 def find_label(connection: duckdb.DuckDBPyConnection, label_id: str) -> Label:
     """A label by its id, or by how that begins.
 

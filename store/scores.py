@@ -68,6 +68,75 @@ def unscored_features(
     return missing
 
 
+def rivals_to_select_from(
+    connection: duckdb.DuckDBPyConnection, simulator: str, without: Sequence[str]
+) -> dict[str, list[tuple[int, str]]]:
+    """The labels that a simulator must still score on `select` before one of them is chosen.
+
+    Args:
+        connection: to any state of the run.
+        simulator: what its scores are stored under.
+        without: explainers whose labels it does not judge.
+
+    Returns:
+        Per SAE, feature and label id; only of features with several labels.
+    """
+    rows = connection.sql(
+        """
+        SELECT sae_id, feature, label_id FROM (
+            SELECT * FROM labels
+            WHERE status = 'done' AND explainer NOT IN (SELECT unnest($without))
+            QUALIFY count(*) OVER (PARTITION BY sae_id, feature) > 1
+        ) ANTI JOIN (
+            SELECT label_id FROM scores WHERE simulator = $simulator AND split = 'select'
+        ) USING (label_id)
+        ORDER BY ALL
+        """,
+        params={"simulator": simulator, "without": list(without)},
+    ).fetchall()
+    return _by_sae(rows)
+
+
+def chosen_to_score(
+    connection: duckdb.DuckDBPyConnection, simulator: str, without: Sequence[str]
+) -> dict[str, list[tuple[int, str]]]:
+    """The labels that a simulator has still to score on `score`: of candidates the chosen one.
+
+    Candidates are an explainer's labels for one feature, by one model and one version of its
+    prompts. Chosen is the one that the simulator scores highest on `select`; a feature of which
+    all have failed has one of the failures here.
+
+    Args:
+        connection: to any state of the run.
+        simulator: what its scores are stored under.
+        without: explainers whose labels it does not judge.
+
+    Returns:
+        Per SAE, feature and label id.
+    """
+    rows = connection.sql(
+        """
+        SELECT sae_id, feature, label_id FROM (
+            SELECT l.* FROM labels l LEFT JOIN (
+                SELECT label_id, value FROM scores
+                WHERE scorer = 'simulation' AND metric = 'correlation' AND split = 'select'
+                    AND simulator = $simulator
+            ) s USING (label_id)
+            WHERE l.explainer NOT IN (SELECT unnest($without))
+            QUALIFY row_number() OVER (
+                PARTITION BY l.sae_id, l.feature, l.explainer, l.prompt_version, l.model, l.author
+                ORDER BY (l.status = 'done') DESC, s.value DESC NULLS LAST, l.label_id
+            ) = 1
+        ) ANTI JOIN (
+            SELECT label_id FROM scores WHERE simulator = $simulator AND split = 'score'
+        ) USING (label_id)
+        ORDER BY ALL
+        """,
+        params={"simulator": simulator, "without": list(without)},
+    ).fetchall()
+    return _by_sae(rows)
+
+
 def count_scored_labels(
     connection: duckdb.DuckDBPyConnection, simulators: Sequence[str], split: str
 ) -> int:
@@ -78,6 +147,13 @@ def count_scored_labels(
         [split, list(simulators)],
     ).fetchall()
     return int(rows[0][0])
+
+
+def _by_sae(rows: Iterable[tuple[str, int, str]]) -> dict[str, list[tuple[int, str]]]:
+    found: dict[str, list[tuple[int, str]]] = {}
+    for sae_id, feature, label_id in rows:
+        found.setdefault(sae_id, []).append((feature, label_id))
+    return found
 
 
 def _simulations_table(simulations: list[Simulation]) -> pa.Table:

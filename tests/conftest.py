@@ -5,11 +5,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from .asking_runs import collect
 
 # This process and those it starts; read by the libraries when they are imported.
 os.environ |= {
@@ -48,3 +53,40 @@ def _is_here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@pytest.fixture(scope="session")
+def _shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    home = tmp_path_factory.mktemp("prefect")
+    environment = {"PREFECT_HOME": str(home)}
+    with socket.create_server(("127.0.0.1", 0)) as listener, (home / "log").open("wb") as log:
+        server = [sys.executable, "-m", "scopenote.flows.prefect_server", str(listener.fileno())]
+        process = subprocess.Popen(
+            [*server, "tests"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            env={**os.environ, **environment},
+            cwd=home,
+        )
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    yield {**environment, "PREFECT_API_URL": url}
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def prefect_server(_shared_server: dict[str, str]) -> Iterator[None]:
+    """Commands given `--prefect-server` find one, as a user may have it, and start none."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _shared_server.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with contexts of some two thousand features, to be copied."""
+    return collect(tmp_path_factory.mktemp("collected"))

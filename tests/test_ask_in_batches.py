@@ -21,7 +21,6 @@ from .asking_runs import (
     KEY,
     asking_configuration,
     assert_the_ledger_is_the_servers,
-    collect,
     command,
     environment,
     files_with_the_key,
@@ -43,16 +42,11 @@ from .fake_openai import (
     serve,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 HALF = Decimal("0.5")
 DONE, FAILED, MISTAKE, WITH_FAILURES = 0, 1, 2, 3
 HANG_HALFWAY = Answer("hang", then="hang halfway")
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return collect(tmp_path_factory.mktemp("collected"))
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from .asking_runs import (
     KEY,
     asking_configuration,
     assert_the_ledger_is_the_servers,
-    collect,
     command,
     environment,
     files_with_the_key,
@@ -47,11 +46,6 @@ from .fake_openai import (
 pytestmark = pytest.mark.slow
 
 N_FEATURES = 2000
-
-
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return collect(tmp_path_factory.mktemp("collected"))
 
 
 @pytest.fixture

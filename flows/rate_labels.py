@@ -1,0 +1,295 @@
+"""Scores of labels in words: a language model rates tokens by them, and is judged by the truth.
+
+First, on `select`, the labels of features that have several; then, on `score`, of an explainer's
+candidates the one that came out highest. All calls are made in one event loop, on the record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import groupby
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+
+from ..evaluate.chat_simulator import ChatSimulator
+from ..evaluate.classic import N_WINDOWS
+from ..evaluate.intervals import Resamples, draw_resamples
+from ..evaluate.score_label import HEADLINE, ScoredLabel, ScoreSettings, score_label
+from ..evaluate.token_ratings import digits_of
+from ..label.budget import Budget
+from ..label.call_records import CallRecords
+from ..label.chat import ChatClient
+from ..label.labelling import Ask
+from ..label.recorded_client import RecordedClient
+from ..store.batch_record import batches_under_way
+from ..store.contexts import (
+    BackgroundWindows,
+    load_background,
+    read_background_prefixes,
+    read_features,
+    read_prefixes,
+)
+from ..store.database import Store, open_store
+from ..store.errors import BudgetSpent, EndpointRefuses, ScopenoteError
+from ..store.journal import Journal
+from ..store.known_calls import KnownCalls
+from ..store.labels import read_labels_by_id
+from ..store.parts import write_part
+from ..store.records import FeatureContexts, Label, Stratum, content_hash
+from ..store.run_folder import RunFolder
+from ..store.scores import chosen_to_score, rivals_to_select_from, score_tables
+from ..store.splits import Split
+from .ask_job import Asked, usd_spent, usd_under_way
+from .batches import as_is
+from .event_loop import EventLoopThread
+from .explain_settings import EMBEDDED_EXPLAINERS
+from .progress import Progress
+from .score_settings import ScoreSection
+
+PURPOSE = "simulate"
+# Each takes some hundred calls: what a task has scored is in the database soon.
+_FEATURES_PER_TASK = 8
+
+Unscored = Mapping[str, Sequence[tuple[int, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class RateJob:
+    """What is to be rated, and where what comes of it goes.
+
+    Attributes:
+        settings: how labels are scored.
+        folder: the run.
+        progress: where it is shown.
+        run_id: the run that the scores are of.
+        budget_usd: what the whole run may cost, with what it has cost already.
+        absorb: brings finished parts and journals into the database and publishes it.
+    """
+
+    settings: ScoreSection
+    folder: RunFolder
+    progress: Progress
+    run_id: str
+    budget_usd: Decimal | None
+    absorb: Callable[[], None]
+
+    @property
+    def simulator(self) -> str:
+        """What the scores are stored under."""
+        (name,) = (each for each in self.settings.simulator_names if each.startswith("chat/"))
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class RateWork:
+    """What all batches of one split need."""
+
+    job: RateJob
+    store: Store
+    backgrounds: tuple[BackgroundWindows, BackgroundWindows]
+    pool_prefixes: Mapping[int, Sequence[int]]
+    token_texts: Mapping[int, str]
+    resamples: Resamples
+    ask: Ask
+    loop: EventLoopThread
+    advance: Callable[[int], None]
+    stopped: list[ScopenoteError]
+
+
+@task(name="rate-labels", cache_policy=NO_CACHE, persist_result=False)
+def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> Counter[str]:
+    """Scores labels of neighbouring features into a part.
+
+    Returns:
+        Labels by the reason why their headline is undefined; "" where it is defined.
+    """
+    if work.stopped:
+        return Counter()
+    scored: list[ScoredLabel] = []
+    for label, explain, score, simulator in _with_contexts(sae_id, label_ids, work):
+        try:
+            scored.append(
+                score_label(label, explain, score, simulator, work.resamples, _settings(work.job))
+            )
+        except (EndpointRefuses, BudgetSpent) as error:
+            # What the others came to is kept, and so is each call of this one.
+            work.stopped.append(error)
+            break
+        work.advance(1)
+    scores = [each for one in scored for each in one.scores]
+    simulations = [each for one in scored for each in one.simulations]
+    if scores:
+        content = [[each.label_id, each.simulator, each.contexts_hash] for each in scores]
+        tables = score_tables(scores, simulations, work.job.run_id)
+        write_part(work.job.folder.parts, f"score-{content_hash(content)}", "score", tables, {})
+    return Counter(each.reason or "" for each in scores if each.metric == HEADLINE)
+
+
+def rate_labels(job: RateJob, rated: Asked) -> None:
+    """Scores all labels in words that the model has not judged. Within a flow.
+
+    Args:
+        job: what is to be rated.
+        rated: what came of it on `score` is added.
+
+    Raises:
+        ConfigurationError: no key, no such address, or a budget for a model without a price.
+        ModelError: the model was to run here and cannot be loaded.
+    """
+    with open_store(job.folder.path) as store:
+        if not any(find(store, job) for find in _UNSCORED.values()):
+            return
+    with EventLoopThread() as loop, loop.entered(job.settings.chat.client()) as client:
+        for split, unscored in _UNSCORED.items():
+            # What is chosen on `select` is read from the database that has its scores.
+            with open_store(job.folder.path) as store:
+                missing = unscored(store, job)
+                if missing:
+                    counted = _rate_on(split, job, store, missing, client, loop, rated)
+                    if split == "score":
+                        rated.labels += counted
+                    else:
+                        rated.notes.append(
+                            f"{counted.total():,} labels of features that have several were "
+                            f"compared on `{split}`"
+                        )
+            job.absorb()
+            if rated.stopped is not None:
+                break
+        rated.lacking = client.lacking
+
+
+def few_windows(contexts: FeatureContexts, n_active: int, n_silent: int) -> FeatureContexts:
+    """The contexts with so many windows of either stratum, which still stand for all of it.
+
+    Windows are in an order drawn by hash, so that the first are a uniform sample again. Of the top
+    windows those are left that the classic score is taken over.
+    """
+    return replace(
+        contexts,
+        active=_first(contexts.active, n_active),
+        silent=_first(contexts.silent, n_silent),
+        top=_first(contexts.top, N_WINDOWS),
+    )
+
+
+def _first(stratum: Stratum, n: int) -> Stratum:
+    rows = np.arange(min(n, len(stratum)))
+    return Stratum(
+        stratum.windows.take(rows), stratum.activations[rows], stratum.population_windows
+    )
+
+
+def _rivals(store: Store, job: RateJob) -> Unscored:
+    return rivals_to_select_from(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+
+
+def _chosen(store: Store, job: RateJob) -> Unscored:
+    return chosen_to_score(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+
+
+_UNSCORED: Mapping[Split, Callable[[Store, RateJob], Unscored]] = {
+    "select": _rivals,
+    "score": _chosen,
+}
+
+
+def _rate_on(
+    split: Split,
+    job: RateJob,
+    store: Store,
+    missing: Unscored,
+    client: ChatClient,
+    loop: EventLoopThread,
+    rated: Asked,
+) -> Counter[str]:
+    chat = job.settings.chat
+    prices = chat.known_prices()
+    budget = None
+    if job.budget_usd is not None:
+        assert chat.model is not None, "the configuration was validated"
+        spent = usd_spent(store.connection) + usd_under_way(batches_under_way(store.connection))
+        budget = Budget(job.budget_usd, [chat.model], prices, spent)
+    stopped: list[ScopenoteError] = []
+    counted: Counter[str] = Counter()
+    with (
+        Journal(job.folder.journal) as journal,
+        job.progress.stage(
+            "score", total=sum(map(len, missing.values())), unit=f"labels on {split}"
+        ) as stage,
+    ):
+        recorded = RecordedClient(
+            client=client,
+            known=KnownCalls(store, job.folder.journal),
+            journal=journal,
+            records=CallRecords(prices, PURPOSE, kept_logprobs=digits_of),
+            budget=budget,
+            tally=rated.tally,
+        )
+        work = RateWork(
+            job=job,
+            store=store,
+            backgrounds=(
+                load_background(store.connection, "explain"),
+                load_background(store.connection, split),
+            ),
+            pool_prefixes=read_background_prefixes(store.connection, split),
+            token_texts=store.token_texts(),
+            resamples=draw_resamples(job.settings.seed, job.settings.resamples),
+            ask=recorded.ask,
+            loop=loop,
+            advance=stage.advance,
+            stopped=stopped,
+        )
+        futures = [
+            rate_batch.submit(sae_id, as_is(label_ids), as_is(work))
+            for sae_id, label_ids in _blocks(missing)
+        ]
+        for future in as_completed(futures):
+            counted += future.result()
+    if stopped:
+        rated.stopped = stopped[0]
+    return counted
+
+
+def _blocks(missing: Unscored) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for sae_id, labels in missing.items():
+        for _, block in groupby(labels, key=lambda each: each[0] // _FEATURES_PER_TASK):
+            yield sae_id, tuple(label_id for _, label_id in block)
+
+
+def _with_contexts(
+    sae_id: str, label_ids: Sequence[str], work: RateWork
+) -> Iterator[tuple[Label, FeatureContexts, FeatureContexts, ChatSimulator]]:
+    chat = work.job.settings.chat
+    assert chat.model is not None, "the configuration was validated"
+    split = work.backgrounds[1].split
+    with work.store.cursor() as connection:
+        labels = read_labels_by_id(connection, label_ids)
+        numbers = [label.feature_id.feature for label in labels]
+        features = range(min(numbers), max(numbers) + 1)
+        explain, score = (
+            {each.feature_id: each for each in read_features(connection, sae_id, features, pool)}
+            for pool in work.backgrounds
+        )
+        prefixes = {**work.pool_prefixes, **read_prefixes(connection, sae_id, features, split)}
+    simulator = ChatSimulator(
+        model=chat.model,
+        ask=work.ask,
+        run=lambda rating: work.loop.submit(rating).result(),
+        token_text=work.token_texts.__getitem__,
+        prefix_of=prefixes.__getitem__,
+    )
+    for label in labels:
+        shown = few_windows(score[label.feature_id], chat.active_windows, chat.silent_windows)
+        yield label, explain[label.feature_id], shown, simulator
+
+
+def _settings(job: RateJob) -> ScoreSettings:
+    return ScoreSettings(level=job.settings.level, seed=job.settings.seed)

@@ -1,0 +1,202 @@
+"""Several labels for a feature, and a scripted model that tells the good ones: the best wins."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scopenote.flows.rate_labels import few_windows
+
+from .asking_runs import (
+    ALL_CALLS,
+    KEY,
+    asking_configuration,
+    assert_the_ledger_is_the_servers,
+    command,
+    files_with_the_key,
+    rows,
+)
+from .fake_openai import Answer, Asked, FakeOpenAI, error, reply, serve
+from .planted_feature import make_contexts, make_stratum
+
+N_FEATURES, N_DRAWS = 6, 3
+ACTIVE, SILENT = 10, 15
+SIMULATOR = "chat/gpt-4o-mini"
+NONSENSE = "zebraviolins"
+
+
+def test_the_first_windows_still_stand_for_the_whole_stratum() -> None:
+    active = make_stratum([[1], [2], [3]], [[1.0], [2.0], [3.0]], population=30, n_tokens=1)
+    silent = make_stratum([[4], [5]], population=200, first_id=10, n_tokens=1)
+    top = make_stratum([[3]] * 9, [[3.0]] * 9, n_tokens=1, first_id=2)
+    whole = make_contexts(active, silent, top, split="score")
+    few = few_windows(whole, 2, 60)
+    assert few.active.windows.token_ids.tolist() == [[1], [2]]
+    assert few.active.activations.tolist() == [[1.0], [2.0]]
+    assert few.active.weights.sum() == whole.active.weights.sum() == 30
+    assert len(few.silent) == 2
+    assert few.silent.weights.sum() == 200
+    assert len(few.top) == 5
+
+
+@pytest.fixture
+def asking(collected: Path, tmp_path: Path) -> Any:
+    """Makes a run of one's own that has this server write several labels and rate them."""
+
+    def make(fake: FakeOpenAI) -> tuple[Path, Path]:
+        run, config = tmp_path / "run", tmp_path / "asking.toml"
+        if not run.exists():
+            shutil.copytree(collected, run)
+        explain = asking_configuration(collected.parent, fake.base_url, N_FEATURES)
+        config.write_text(
+            explain.replace("[explain]", f"[explain]\ncandidates = {N_DRAWS}")
+            + f"""
+            [score]
+            simulators = ["token_lookup", "chat"]
+            [score.chat]
+            model = "gpt-4o-mini"
+            base_url = {json.dumps(fake.base_url)}
+            active_windows = {ACTIVE}
+            silent_windows = {SILENT}
+            """
+        )
+        return run, config
+
+    return make
+
+
+def write_and_rate(asked: Asked) -> Answer:
+    """Of three labels of a feature one names its strongest token; ratings go by the label."""
+    text = asked.text
+    cost = (len(text) // 4, 0)
+    if "⟦label⟧\n" in text:
+        label = text.split("⟦label⟧\n")[1].split("\n")[0]
+        listed = text.split("⟦tokens⟧\n")[1].split("⟦end")[0].splitlines()
+        words = [line.split("\t", 1) for line in listed]
+        digits = [9 if word.strip() in label.split() else 0 for _, word in words]
+        return rated([number for number, _ in words], digits, *cost)
+    strongest = max(
+        re.findall(r"^(.*)\t(\d+)$", text, re.MULTILINE), key=lambda found: int(found[1])
+    )[0]
+    is_good = asked.times_before == int(asked.conversation, 16) % N_DRAWS
+    content = {
+        "explanation": "Made up.",
+        "near_miss": "Nothing.",
+        "label": f"only {strongest.strip()}" if is_good else NONSENSE,
+    }
+    written = json.dumps(content)
+    return reply(written, *cost, len(written) // 4)
+
+
+def rated(numbers: list[str], digits: list[int], prompt: int, cached: int) -> Answer:
+    """Lines with log probabilities: one in ten for the digit beside the one that is written."""
+    tokens = []
+    for number, digit in zip(numbers, digits, strict=True):
+        beside = digit - 1 if digit else 1
+        tokens += [_token(f"{number}\t"), _token(str(digit), 0.9, str(beside)), _token("\n")]
+    text = "".join(token["token"] for token in tokens)
+    return reply(text, prompt, cached, len(tokens), logprobs={"content": tokens})
+
+
+def _token(text: str, probability: float = 1.0, beside: str | None = None) -> dict[str, Any]:
+    top = [{"token": text, "logprob": math.log(probability), "bytes": None}]
+    if beside is not None:
+        top.append({"token": beside, "logprob": math.log(1 - probability), "bytes": None})
+    return {**top[0], "top_logprobs": top}
+
+
+RIVALS = f"""
+    SELECT l.feature, l.sae_id, l.label_id, l.text, s.value FROM labels l
+    LEFT JOIN (
+        FROM scores WHERE simulator = '{SIMULATOR}' AND split = 'select' AND metric = 'correlation'
+    ) s USING (label_id)
+    WHERE l.explainer = 'highlighted' AND l.status = 'done'
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_of_several_labels_the_best_on_select_is_in_force_and_scored(asking: Any) -> None:
+    with serve(write_and_rate, keeps_requests=False) as fake:
+        run, config = asking(fake)
+        explained = command("explain", run, "--config", config, key=KEY)
+        assert explained.returncode == 0, explained.stderr
+        n_explain = fake.n_asked
+        little = command("score", run, "--budget-usd", "0.03", key=KEY)
+        assert little.returncode == 1, little.stderr
+        assert "The budget does not cover the next call." in little.stderr
+        ((usd,),) = rows(run, f"SELECT sum(usd) FROM {ALL_CALLS}")
+        assert 0.02 < usd <= Decimal("0.03")
+        scored = command("score", run, key=KEY)
+        assert scored.returncode == 0, scored.stderr
+        assert "compared on `select`" in scored.stderr
+        # A draw of a label is the same conversation again; a rating is asked for once.
+        assert len(fake.sent_after_reply) == n_explain - len(
+            rows(run, "SELECT DISTINCT request FROM calls WHERE purpose = 'explain'")
+        )
+        assert_the_ledger_is_the_servers(run, fake)
+        n_asked = fake.n_asked
+        again = command("score", run, key=KEY)
+        assert "nothing to do" in again.stderr
+        assert fake.n_asked == n_asked
+    assert files_with_the_key(run) == []
+
+    best: dict[tuple[str, int], tuple[float, str]] = {}
+    n_rivals = 0
+    for feature, sae_id, label_id, text, value in rows(run, RIVALS):
+        n_rivals += 1
+        if value is not None:
+            assert text != NONSENSE, "what predicts the same everywhere has no correlation"
+            best[sae_id, feature] = (value, label_id)
+    assert n_rivals == N_FEATURES * N_DRAWS
+    assert len(best) >= N_FEATURES / 2
+    in_force = rows(
+        run,
+        "SELECT sae_id, feature, label_id, simulator, score, ci_low, ci_high, null_value "
+        "FROM current_labels WHERE explainer = 'highlighted'",
+    )
+    chosen = {(sae_id, feature): row for sae_id, feature, *row in in_force}
+    for feature_id, (_, best_id) in best.items():
+        label_id, simulator, score, low, high, null = chosen[feature_id]
+        assert label_id == best_id
+        assert simulator == SIMULATOR
+        assert None not in (score, low, high, null)
+        assert low <= score <= high
+    # The others are not scored where it is paid for without need.
+    ((n_scored,),) = rows(
+        run,
+        f"SELECT count(DISTINCT label_id) FROM scores WHERE simulator = '{SIMULATOR}' "
+        "AND split = 'score'",
+    )
+    assert n_scored == N_FEATURES
+    ((design,),) = rows(
+        run,
+        f"SELECT any_value(design) FROM scores WHERE simulator = '{SIMULATOR}' "
+        "AND split = 'score' AND metric = 'correlation' AND value IS NOT NULL",
+    )
+    facts = json.loads(design)
+    assert facts["captured_mass"] == pytest.approx(1.0)
+    assert (facts["n_active_windows"], facts["n_silent_windows"]) == (ACTIVE, SILENT)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_judge_that_refuses_the_key_stops_the_scoring(asking: Any) -> None:
+    def refuses(asked: Asked) -> Answer:
+        if "⟦label⟧\n" in asked.text:
+            return error(401, "Incorrect API key", code="invalid_api_key")
+        return write_and_rate(asked)
+
+    with serve(refuses) as fake:
+        run, config = asking(fake)
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        stopped = command("score", run, key=KEY)
+        assert stopped.returncode == 2, stopped.stderr
+        assert "the endpoint refuses the key" in stopped.stderr
+    assert rows(run, f"SELECT count(*) FROM scores WHERE simulator = '{SIMULATOR}'") == [(0,)]
