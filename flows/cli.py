@@ -6,9 +6,7 @@ This module owns no logic and imports nothing heavy, so that `--help` answers at
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -17,14 +15,15 @@ import typer
 
 from ..store.errors import ExitCode, UserMistake
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
-from .terminal import answer, complain, print_json, print_page, program
-from .working import configured_run, published, run_folder, working
+from .stage_commands import run_shard, run_stage, run_whole_job
+from .terminal import answer, print_json, print_page
+from .working import published
 
 if TYPE_CHECKING:
     from ..store.run_folder import RunFolder
     from .config import Config
     from .progress import Progress
-    from .reports import RunReport, StageReport
+    from .reports import StageReport
 
 app = typer.Typer(
     name="scopenote",
@@ -133,7 +132,7 @@ def demo(
         config = demo_config(model=model, features=features)
         again += ["--model", model, "--features", str(features)]
         agree_on_cost("demo", out, config, again, prefect_server, yes)
-    _label_corpus("demo", out, config, again, prefect_server, budget=budget_usd)
+    run_whole_job("demo", out, config, again, prefect_server, budget=budget_usd)
 
 
 @app.command()
@@ -161,7 +160,7 @@ def run(
     if out is None:
         out = config.parent if config.name == "run.toml" else Path(config.stem)
     again = ["run", str(out)]
-    _label_corpus("run", out, settings, again, prefect_server, allow_mismatch, budget_usd)
+    run_whole_job("run", out, settings, again, prefect_server, allow_mismatch, budget_usd)
 
 
 @app.command()
@@ -182,14 +181,14 @@ def collect(
 ) -> None:
     """Keep the text that each feature responds to."""
     if shard is not None:
-        _collect_shard(run, shard, config, allow_mismatch, prefect_server)
+        run_shard(run, shard, config, allow_mismatch, prefect_server)
 
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .collect_contexts import collect_contexts
 
         return collect_contexts(settings, folder, progress, allow_mismatch)
 
-    _stage("collect", work, run, config, prefect_server)
+    run_stage("collect", work, run, config, prefect_server)
 
 
 @app.command()
@@ -215,7 +214,7 @@ def explain(
 
         return explain_features(settings, folder, progress, budget, retry_failed, wait)
 
-    _stage("explain", work, run, config, prefect_server)
+    run_stage("explain", work, run, config, prefect_server)
 
 
 @app.command()
@@ -233,7 +232,7 @@ def score(
 
         return score_labels(settings, folder, progress, budget)
 
-    _stage("score", work, run, config, prefect_server)
+    run_stage("score", work, run, config, prefect_server)
 
 
 @app.command()
@@ -321,82 +320,6 @@ def main() -> NoReturn:
     # as it is imported, which is after this.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(answer(app))
-
-
-# --- commands that work -------------------------------------------------------------------
-
-
-def _label_corpus(
-    command: str,
-    out: Path,
-    config: Config,
-    again: list[str],
-    use_own_server: bool,
-    allow_mismatch: bool = False,
-    budget: str | None = None,
-) -> None:
-    budget_usd = in_usd(budget)
-    if budget is not None:
-        again = [*again, "--budget-usd", budget]
-    folder = run_folder(out, config)
-    with working(folder, command, again, use_own_server) as progress:
-        from .label_corpus import label_corpus
-
-        report = label_corpus(config, folder, progress, allow_mismatch, budget_usd)
-    _print_report(report)
-    _print_ending(folder)
-    raise typer.Exit(report.exit_code)
-
-
-def _stage(
-    command: str,
-    work: Callable[[Config, RunFolder, Progress], StageReport],
-    run: Path,
-    config_file: Path | None,
-    use_own_server: bool,
-) -> None:
-    from .reports import RunReport
-
-    config, folder = configured_run(run, config_file)
-    with working(folder, command, [command, str(run)], use_own_server) as progress:
-        report = RunReport((work(config, folder, progress),))
-    _print_report(report)
-    raise typer.Exit(report.exit_code)
-
-
-def _collect_shard(
-    run: Path, shard_text: str, config_file: Path | None, allow_mismatch: bool, use_own_server: bool
-) -> NoReturn:
-    from ..extract.shards import Shard
-    from .reports import RunReport
-
-    shard = Shard.parse(shard_text)
-    config, folder = configured_run(run, config_file)
-    own = folder.shard(f"{shard.number}-of-{shard.count}")
-    again = ["collect", str(run), "--shard", shard_text]
-    with working(own, shlex.join(again), again, use_own_server) as progress:
-        from .collect_contexts import collect_shard
-
-        report = RunReport((collect_shard(config, folder, shard, progress, allow_mismatch),))
-    _print_report(report)
-    raise typer.Exit(report.exit_code)
-
-
-def _print_report(report: RunReport) -> None:
-    for stage in report.stages:
-        for line in stage.remarks():
-            complain(line)
-
-
-def _print_ending(folder: RunFolder) -> None:
-    from ..store.status import read_extremes, read_model_labels, read_status
-    from .summary import render_ending
-
-    with published(folder.path) as (_, store):
-        found = read_status(store.connection, folder.database)
-        extremes = read_extremes(store.connection)
-        by_models = read_model_labels(store.connection)
-    print_page(render_ending(found, extremes, folder, program(), by_models))
 
 
 if __name__ == "__main__":

@@ -264,3 +264,23 @@ def test_a_local_model_has_no_endpoint(tmp_path: Path, setting: str) -> None:
     error = mistake(tmp_path, ASKING + chat)
     assert setting.split(" =")[0] in (error.found or "")
     assert "explain.chat" in (error.where or "")
+
+
+JUDGED = SMALLEST + '[score]\nsimulators = ["token_lookup", "chat"]\n'
+
+
+def test_a_judge_has_a_name_and_its_scores_too(tmp_path: Path) -> None:
+    error = mistake(tmp_path, JUDGED)
+    assert error.found == "chat"
+    assert "`chat.model`" in (error.expected or "")
+    config = load_config(write(tmp_path, JUDGED + '[score.chat]\nmodel = "gpt-4o-mini"\n'))
+    assert config.score.simulator_names == ("token_lookup", "chat/gpt-4o-mini")
+
+
+def test_a_judge_on_this_machine_and_its_prices_are_found_from_the_file_s_folder(
+    tmp_path: Path,
+) -> None:
+    chat = '[score.chat]\nmodel = "./judge"\nlocal = true\nprices = "mine.toml"\n'
+    config = load_config(write(tmp_path, JUDGED + chat))
+    assert config.score.chat.model == str(tmp_path / "judge")
+    assert config.score.chat.prices == str(tmp_path / "mine.toml")

@@ -9,6 +9,7 @@ import pytest
 from scopenote.flows.estimate import ASSUMED_REPLY_TOKENS, estimate_labels, render_estimate
 from scopenote.flows.explain_settings import ChatSection, ExplainSection
 from scopenote.flows.feature_prompts import PromptSource, features_to_ask_about
+from scopenote.flows.score_settings import JudgeSection, ScoreSection
 from scopenote.label.prompted import PROMPTED
 from scopenote.label.prompts import RenderedPrompt
 from scopenote.store.database import Store
@@ -97,6 +98,55 @@ def test_the_page_says_what_it_rests_on_in_eighty_columns(store: Store) -> None:
     assert "gpt-4o-mini" in page
     assert "150 tokens a reply, assumed" in " ".join(page.split())
     assert "Prices of 2026-11" in " ".join(page.split())
+    assert max(map(len, page.splitlines())) <= 80
+
+
+def judged_by(model: str) -> ScoreSection:
+    chat = JudgeSection(model=model, active_windows=2, silent_windows=3)
+    return ScoreSection(simulators=("token_lookup", "chat"), chat=chat)
+
+
+@pytest.fixture(scope="module")
+def with_all_splits() -> Store:
+    """The same windows, for the other splits again."""
+    connection = make_database()
+    for number, split in enumerate(("select", "score"), start=1):
+        connection.execute(
+            f"""
+            INSERT INTO windows SELECT * REPLACE (
+                window_id + {number} * 1000000 AS window_id, '{split}' AS split,
+                true AS is_background
+            ) FROM windows WHERE split = 'explain' AND window_id < 1000000;
+            INSERT INTO contexts SELECT * REPLACE (
+                window_id + {number} * 1000000 AS window_id, '{split}' AS split
+            ) FROM contexts WHERE split = 'explain' AND window_id < 1000000;
+            """
+        )
+    return Store(connection)
+
+
+def test_ratings_are_counted_beside_the_labels(with_all_splits: Store) -> None:
+    store = with_all_splits
+    alone = estimate_labels(store, settings("highlighted"), judged_by("gpt-4o-mini"))
+    assert alone.ratings is not None
+    n_labels = alone.explainers[0].n_calls
+    assert alone.ratings.n_labels == n_labels
+    # At most two active windows, three silent and the five strongest each.
+    assert 5 * n_labels <= alone.ratings.n_calls <= 10 * n_labels
+    assert alone.n_calls == n_labels + alone.ratings.n_calls
+    assert alone.ratings.usd is not None
+    assert alone.usd == alone.explainers[0].usd + alone.ratings.usd
+    assert alone.usd < alone.usd_at_most
+    assert alone.models == ("gpt-4o-mini",)
+    # Three candidates are compared on one split, and the best is scored on the other.
+    several = settings("highlighted", candidates=3)
+    best_of_three = estimate_labels(store, several, judged_by("llama"))
+    assert best_of_three.ratings is not None
+    assert best_of_three.ratings.n_labels == 4 * n_labels
+    assert best_of_three.usd is None
+    page = rendered(render_estimate(best_of_three), width=80)
+    assert "gpt-4o-mini and llama" in page
+    assert f"{4 * n_labels} labels" in page
     assert max(map(len, page.splitlines())) <= 80
 
 
