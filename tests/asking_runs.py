@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,13 @@ from .fake_openai import Answer, Asked, FakeOpenAI, reply
 KEY = "sk-proj-a-key-that-must-stand-nowhere-0123456789"
 PRICE = {"input": Decimal("0.15"), "cached_input": Decimal("0.075"), "output": Decimal("0.6")}
 SITES = ("res", "mlp", "att")
+HALF = Decimal("0.5")
+DONE, FAILED, MISTAKE, WITH_FAILURES = 0, 1, 2, 3
+LABELS = (
+    "SELECT label_id, sae_id, feature, text, explanation, prompt_version, model, request_hash, "
+    "draw, status, reason, n_dropped_contexts FROM labels WHERE explainer = 'highlighted' "
+    "ORDER BY label_id"
+)
 ALL_CALLS = "(FROM calls UNION ALL BY NAME FROM repeated_calls)"
 
 
@@ -133,3 +141,35 @@ def files_with_the_key(run: Path) -> list[Path]:
     files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     assert len(files) > 5
     return [file for file in files if KEY.encode() in file.read_bytes()]
+
+
+def runs_that_ask(collected: Path, folder: Path, **always: Any) -> Any:
+    """Makes copies of a run that ask a server about so many features."""
+
+    def make(fake: FakeOpenAI, features: int, name: str = "run", **chat: Any) -> tuple[Path, Path]:
+        run = folder / name
+        if not run.exists():
+            shutil.copytree(collected, run)
+        config = folder / f"{name}.toml"
+        chat = {**always, **chat}
+        config.write_text(asking_configuration(collected.parent, fake.base_url, features, **chat))
+        return run, config
+
+    return make
+
+
+def explain(
+    run: Path, *words: str | Path, expected: int | None = DONE
+) -> subprocess.CompletedProcess[str]:
+    finished = command("explain", run, *words, key=KEY)
+    is_expected = finished.returncode in (
+        (DONE, WITH_FAILURES) if expected is None else (expected,)
+    )
+    assert is_expected, finished.stdout + finished.stderr
+    assert KEY not in finished.stdout + finished.stderr
+    return finished
+
+
+def n_labels(run: Path) -> int:
+    query = f"SELECT count(text) FROM ({LABELS})"
+    return int(rows(run, query)[0][0])

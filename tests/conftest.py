@@ -29,7 +29,7 @@ for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "PREFECT_API_URL",
     os.environ.pop(name, None)
 
 # How long one example takes says nothing on a machine that has other work.
-settings.register_profile("scopenote", deadline=None)
+settings.register_profile("scopenote", deadline=None, max_examples=50)
 settings.load_profile("scopenote")
 
 

@@ -184,7 +184,14 @@ def import_in_a_fresh_process(modules: list[str], folder: Path) -> Imported:
     return Imported(set(loaded), ours, sorted(here.iterdir()))
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
+# Those that load torch or Prefect take ten seconds each.
+@pytest.mark.parametrize(
+    "room",
+    [
+        pytest.param(room, marks=pytest.mark.slow if room in ("extract", "flows") else ())
+        for room in MAY_IMPORT
+    ],
+)
 def test_importing_a_room_loads_no_more_than_it_needs_and_changes_nothing(
     room: str, tmp_path: Path
 ) -> None:

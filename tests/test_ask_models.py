@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -20,13 +19,13 @@ from scopenote.label.labelling import DECLINED
 from .asking_runs import (
     ALL_CALLS,
     KEY,
-    asking_configuration,
     assert_the_ledger_is_the_servers,
     command,
     environment,
     files_with_the_key,
     label_reply,
     rows,
+    runs_that_ask,
     words_of,
 )
 from .fake_openai import (
@@ -35,7 +34,6 @@ from .fake_openai import (
     HANG,
     Answer,
     Asked,
-    FakeOpenAI,
     error,
     refusal,
     reply,
@@ -43,24 +41,20 @@ from .fake_openai import (
     too_many,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 N_FEATURES = 2000
 
 
 @pytest.fixture
 def asking(collected: Path, tmp_path: Path) -> Any:
-    """Makes a run of one's own that asks this server about so many features."""
+    return runs_that_ask(collected, tmp_path)
 
-    def make(fake: FakeOpenAI, features: int = N_FEATURES, **chat: Any) -> tuple[Path, Path]:
-        run = tmp_path / "run"
-        if not run.exists():
-            shutil.copytree(collected, run)
-        config = tmp_path / "asking.toml"
-        config.write_text(asking_configuration(collected.parent, fake.base_url, features, **chat))
-        return run, config
 
-    return make
+@pytest.fixture
+def own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands start Prefect's server themselves, in the run's folder, as most users have it."""
+    monkeypatch.delenv("PREFECT_API_URL")
 
 
 def chaos(asked: Asked) -> Answer:
@@ -87,9 +81,10 @@ def chaos(asked: Asked) -> Answer:
     return replace(good, after_seconds=0.02)
 
 
+@pytest.mark.usefixtures("own_server")
 def test_in_chaos_every_feature_ends_with_a_label_or_a_reason(asking: Any) -> None:
     with serve(chaos, keeps_requests=False) as fake:
-        run, config = asking(fake, timeout_seconds=2)
+        run, config = asking(fake, N_FEATURES, timeout_seconds=2)
         finished = command("explain", run, "--config", config, key=KEY)
         assert finished.returncode == 3, finished.stderr
         assert fake.sent_after_reply == []
@@ -133,6 +128,7 @@ def test_in_chaos_every_feature_ends_with_a_label_or_a_reason(asking: Any) -> No
     assert files_with_the_key(run) == []
 
 
+@pytest.mark.usefixtures("own_server")
 def test_what_is_killed_is_asked_again_only_if_it_was_in_flight(asking: Any) -> None:
     draw = random.Random(4)
 

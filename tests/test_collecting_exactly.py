@@ -360,7 +360,7 @@ def test_the_reconstruction_error_is_that_of_the_dense_reconstruction(
     assert found == pytest.approx(float(expected), rel=1e-9)
 
 
-@with_examples(5)
+@with_examples(2)
 @given(seed=st.integers(0, 10_000), more=st.lists(st.text("abc", min_size=3, max_size=14)))
 def test_windows_that_labels_were_shown_stay_and_their_text_is_never_scored(
     seed: int, more: list[str]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib.resources
 import json
 import random
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,14 @@ from typing import Any
 import duckdb
 import pytest
 
-pytestmark = pytest.mark.slow
+from .asking_runs import command
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 TOY = importlib.resources.files("scopenote.extract.toy")
 MODEL = str(TOY.joinpath("toy-gemma-2"))
 (SAE,) = Path(str(TOY.joinpath("saes"))).glob("res/**/params.npz")
 N_FEATURES = 12
-
-
-def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "scopenote.flows.cli", *map(str, words)]
-    return subprocess.run(program, capture_output=True, text=True, timeout=300)
 
 
 def write_configuration(folder: Path, **chat: Any) -> Path:

@@ -2,126 +2,34 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.resources
-import inspect
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
-import duckdb
 import pytest
 import scopenote
 from scopenote.store.splits import SPLITS
 
-TABLES = {
-    "saes": "*",
-    "features": "*",
-    "feature_splits": "*",
-    "neighbours": "*",
-    "windows": "*",
-    "contexts": "*",
-    "background": "*",
-    "pieces": "*",
-    "labels": "* EXCLUDE (created_at, run_id)",
-    "label_contexts": "*",
-    "scores": "* EXCLUDE (run_id)",
-    "simulations": "*",
-    "chunks": "* EXCLUDE (part_id)",
-}
-
-
-def docstrings() -> Iterator[str]:
-    """Real text in plenty: what the standard library says of itself."""
-    for module in _modules():
-        for node in ast.walk(ast.parse(inspect.getsource(module))):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-                text = ast.unparse(node)
-                yield from textwrap.wrap(text, 400, replace_whitespace=False)
-
-
-def _modules() -> list[ModuleType]:
-    import argparse
-    import asyncio.base_events
-    import collections
-    import email.message
-    import http.client
-    import logging
-    import statistics
-
-    return [
-        argparse, asyncio.base_events, collections, email.message, http.client, logging, statistics,
-    ]  # fmt: skip
+from .pipeline_runs import (
+    TABLES,
+    collect_three_shards,
+    command,
+    processes_in,
+    run,
+    tables,
+    wait_for_work,
+    write_configuration,
+)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    texts = [text for text, _ in zip(docstrings(), range(560), strict=False)]
-    rows = [json.dumps({"text": text}) for text in texts]
-    rows.insert(100, "this line is not JSON")
-    rows.insert(200, json.dumps({"text": " "}))
-    (folder / "corpus.jsonl").write_text("\n".join(rows))
-    config = folder / "small.toml"
-    saes = Path(str(importlib.resources.files("scopenote.extract.toy").joinpath("saes")))
-    # The demo takes all three; one is enough for what is asked here, in a third of the time.
-    paths = json.dumps([str(next((saes / "res").rglob("params.npz")))])
-    config.write_text(
-        f"""
-        [model]
-        name = "toy"
-        [saes]
-        paths = {paths}
-        [corpus]
-        path = "corpus.jsonl"
-        [collect]
-        chunks_per_part = 1
-        [score]
-        resamples = 100
-        """
-    )
-    return config
-
-
-def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "scopenote.flows.cli", *map(str, words)]
-
-
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=300)
-
-
-def processes_in(folder: Path) -> list[str]:
-    """Command lines of living processes that stand in this folder or name it."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if str(folder) in words or str(folder) in os.readlink(process / "cwd"):
-                found.append(words)
-        except OSError:
-            continue
-    return found
-
-
-def tables(folder: Path) -> dict[str, tuple[int, int]]:
-    """Each table's number of rows and the sum of their hashes, whatever their order."""
-    with duckdb.connect(str(folder / "scopenote.duckdb"), read_only=True) as connection:
-        return {
-            table: connection.execute(
-                f"SELECT count(*), sum(hash(row)) FROM (SELECT {columns} FROM {table}) row"
-            ).fetchall()[0]
-            for table, columns in TABLES.items()
-        }
+    return write_configuration(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +203,7 @@ def test_five_kills_at_random_moments_change_nothing(
             text=True,
             bufsize=1,
         )
-        _wait_for_work(folder, process)
+        wait_for_work(folder, process)
         time.sleep(moments.uniform(0, 6))
         process.kill()
         process.communicate()
@@ -309,33 +217,8 @@ def test_five_kills_at_random_moments_change_nothing(
     assert processes_in(folder) == []
 
 
-def _wait_for_work(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Until this process has recorded its run: the first moment worth killing at."""
-    log = folder / "logs" / "prefect_server.log"
-    before = log.stat().st_mtime_ns if log.exists() else 0
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and log.stat().st_mtime_ns != before:
-            return
-        time.sleep(0.02)
-
-
-def collect_three_shards(folder: Path, config: Path) -> None:
-    """At once, each by a process of its own."""
-    shards = [
-        subprocess.Popen(
-            command("collect", folder, "--config", config, "--shard", f"{n}/3"),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in (1, 2, 3)
-    ]
-    for shard in shards:
-        _, said = shard.communicate(timeout=300)
-        assert shard.returncode == 0, said
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
     config: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -349,42 +232,6 @@ def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
     again = run("collect", folder, "--shard", "2/3")
     assert again.returncode == 0, again.stderr
     assert "nothing to do" in again.stderr
-
-
-@pytest.mark.slow
-def test_neurons_come_out_the_same_killed_or_sharded(config: Path, tmp_path: Path) -> None:
-    neurons = config.with_name("neurons.toml")
-    paths = next(line for line in config.read_text().splitlines() if "paths" in line)
-    asked = config.read_text().replace(paths, 'paths = ["1-mlp-neurons"]')
-    neurons.write_text(asked.replace("[collect]", "[collect]\nloss_increase = true"))
-    folders = [tmp_path / name for name in ("alone", "killed", "sharded")]
-    alone, killed, sharded = folders
-    # The first is killed while it takes percentiles, the second while it collects.
-    for seconds in (0.5, 8):
-        process = subprocess.Popen(command("run", neurons, "--out", killed), stderr=subprocess.PIPE)
-        _wait_for_work(killed, process)
-        time.sleep(seconds)
-        process.kill()
-        process.communicate()
-    collect_three_shards(sharded, neurons)
-    for folder in folders:
-        finished = run("run", neurons, "--out", folder)
-        assert finished.returncode == 0, finished.stderr
-        assert len(list((folder / "parts").glob("neurons-*"))) == 1
-    assert tables(alone)["labels"][0] == 256
-    assert tables(killed) == tables(alone)
-    assert tables(sharded) == tables(alone)
-    with scopenote.open(alone) as store:
-        n_scored, fvu, own, spliced = store.sql(
-            """
-            SELECT count(score), any_value(fvu), any_value(loss), any_value(loss_spliced)
-            FROM current_labels JOIN saes USING (sae_id)
-            """
-        ).fetchall()[0]
-    assert n_scored > 200
-    assert 1 < own < spliced
-    # Neurons are no reconstruction, and need not be one.
-    assert fvu > 1
 
 
 @pytest.mark.slow
