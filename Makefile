@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo demo-llm install test test-slow bench format clean
+.PHONY: help demo demo-llm install test test-slow test-long bench format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -36,7 +36,10 @@ test: $(ENV)/.dev $(ENV)/types/scopenote ## Format check, lint, types and tests
 
 test-slow: $(ENV)/.dev ## The tests that take longer
 	@# Status 5 means that there are none.
-	$(RUN) -m pytest $(SIDE_BY_SIDE) -m slow || test $$? -eq 5
+	$(RUN) -m pytest $(SIDE_BY_SIDE) -m "slow and not long" || test $$? -eq 5
+
+test-long: $(ENV)/.dev ## The tests that take minutes each: processes killed at any moment, and the like
+	$(RUN) -m pytest $(SIDE_BY_SIDE) -m long
 
 bench: $(ENV)/.dev ## Measure speed and memory
 	@set -e; for file in tests/benchmarks/[a-z]*.py; do \

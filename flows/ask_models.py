@@ -87,8 +87,8 @@ def ask_batch(sae_id: str, features: tuple[int, ...], work: AskWork) -> AskedBat
         except NotYetAnswered:
             n_waiting += 1
         except (EndpointRefuses, BudgetSpent) as error:
-            # What the others came to is kept.
-            work.stopped.append(error)
+            # What the others came to is kept. The frames that it came through hold connections.
+            work.stopped.append(error.with_traceback(None))
     if labels:
         # The run too: what failed and is asked for again has the same label ids.
         content = content_hash([name, version, work.run_id, [each.label_id for each in labels]])

@@ -47,10 +47,16 @@ handlers:
     encoding: utf-8
     delay: true
     formatter: standard
+  api: {class: prefect.logging.handlers.APILogHandler}
 loggers:
   prefect: {level: INFO}
   prefect._internal: {level: ERROR}
 root: {level: WARNING, handlers: [file]}
+"""
+# The user's own server is sent what its pages show.
+_TO_SERVER = """\
+  prefect.flow_runs: {level: NOTSET, handlers: [api]}
+  prefect.task_runs: {level: NOTSET, handlers: [api]}
 """
 
 
@@ -106,12 +112,16 @@ def isolate_prefect(folder: RunFolder, use_own_server: bool = False) -> PrefectS
     # Telemetry stays off also where the user's own server is used.
     os.environ["DO_NOT_TRACK"] = "1"
     if use_own_server:
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+        own = {"PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_SETTINGS_PATH"}
+        if not own.intersection(os.environ):
+            path = folder.prefect_home.absolute() / "logging.yml"
+            _write_logging(folder, path, _LOGGING.replace("root:", f"{_TO_SERVER}root:"))
+            os.environ["PREFECT_LOGGING_SETTINGS_PATH"] = str(path)
         return None
     environment = isolated_environment(folder)
     # A level that was asked for is meant to be seen: then Prefect logs to the terminal.
     if "PREFECT_LOGGING_LEVEL" not in environment:
-        _write_logging(folder, Path(environment["PREFECT_LOGGING_SETTINGS_PATH"]))
+        _write_logging(folder, Path(environment["PREFECT_LOGGING_SETTINGS_PATH"]), _LOGGING)
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ.update(environment)
@@ -153,13 +163,13 @@ def without_heartbeats() -> Iterator[None]:
         yield
 
 
-def _write_logging(folder: RunFolder, path: Path) -> None:
+def _write_logging(folder: RunFolder, path: Path, content: str) -> None:
     # JSON's quoting is YAML's; Prefect fills in `$NAME` templates.
     filename = json.dumps(str(folder.logs.absolute() / "prefect.log")).replace("$", "$$")
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder.logs.mkdir(parents=True, exist_ok=True)
-        path.write_text(_LOGGING.replace("FILENAME", filename), encoding="utf-8")
+        path.write_text(content.replace("FILENAME", filename), encoding="utf-8")
 
 
 def end_orphan(folder: RunFolder) -> bool:

@@ -118,8 +118,9 @@ def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> Counter
                 score_label(label, explain, score, simulator, work.resamples, _settings(work.job))
             )
         except (EndpointRefuses, BudgetSpent) as error:
-            # What the others came to is kept, and so is each call of this one.
-            work.stopped.append(error)
+            # What the others came to is kept, and so is each call of this one. The frames that it
+            # came through hold connections.
+            work.stopped.append(error.with_traceback(None))
             break
         work.advance(1)
     scores = [each for one in scored for each in one.scores]

@@ -64,7 +64,7 @@ def sometimes_bad(asked: Asked) -> Answer:
 
 
 def test_labels_by_batches_are_those_by_single_calls(asking: Any) -> None:
-    n = 300
+    n = 150
     with serve(sometimes_bad) as fake:
         direct, config = asking(fake, n, name="direct", batch=False)
         explain(direct, "--config", config, expected=WITH_FAILURES)
@@ -110,6 +110,7 @@ def test_labels_by_batches_are_those_by_single_calls(asking: Any) -> None:
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
 
 
+@pytest.mark.long
 def test_what_expired_or_failed_is_submitted_again_and_paid_for_once(asking: Any) -> None:
     def hiccups(asked: Asked) -> Answer:
         drawn = random.Random(asked.conversation).random()
@@ -166,6 +167,7 @@ def killed_when(run: Path, condition: Callable[[], bool], *words: str | Path) ->
     process.wait()
 
 
+@pytest.mark.long
 def test_killed_anywhere_a_batch_is_made_once_and_brought_in_once(asking: Any) -> None:
     with running(FakeBatches(label_reply, lambda number: Course(("in_progress",)))) as fake:
         run, config = asking(fake, 2000)
@@ -212,6 +214,7 @@ def test_killed_anywhere_a_batch_is_made_once_and_brought_in_once(asking: Any) -
     assert list((run / "batches").iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_budget_counts_what_batches_under_way_may_cost(asking: Any) -> None:
     limit = Decimal("0.0025")
     with running(FakeBatches(label_reply)) as fake:

@@ -30,6 +30,7 @@ def asking(collected: Path, tmp_path: Path) -> Any:
     return runs_that_ask(collected, tmp_path, batch=True)
 
 
+@pytest.mark.long
 def test_a_provider_in_trouble_gets_each_batch_once(asking: Any) -> None:
     troubles = {
         "upload": [Interruption(error(500))],
@@ -45,6 +46,7 @@ def test_a_provider_in_trouble_gets_each_batch_once(asking: Any) -> None:
     assert n_labels(run) > 80
 
 
+@pytest.mark.long
 def test_what_the_provider_lets_wait_is_found_and_kept(asking: Any) -> None:
     message = "Enqueued token limit reached for m. Limit: 100,000 enqueued tokens. Please try"
 

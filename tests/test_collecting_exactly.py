@@ -160,7 +160,7 @@ def test_one_part_gives_the_tables_of_the_brute_force_reference(
 
 
 @pytest.mark.slow
-@with_examples(100)
+@with_examples(50)
 @given(drawn=collections())
 def test_one_part_gives_the_tables_of_the_brute_force_reference_in_many_cases(
     drawn: tuple[CollectJob, list[Chunk]],
@@ -177,7 +177,7 @@ def test_any_cutting_into_parts_absorbed_in_any_order_gives_the_same_tables(
 
 
 @pytest.mark.slow
-@with_examples(100)
+@with_examples(50)
 @given(drawn=collections(), data=st.data())
 def test_any_cutting_into_parts_gives_the_same_tables_in_many_cases(
     drawn: tuple[CollectJob, list[Chunk]], data: st.DataObject

@@ -19,7 +19,7 @@ from .pipeline_runs import (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_neurons_come_out_the_same_killed_or_sharded(tmp_path: Path) -> None:
     config = write_configuration(tmp_path)

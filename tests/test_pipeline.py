@@ -188,7 +188,7 @@ def test_ctrl_c_ends_soon_with_one_message_and_keeps_what_is_finished(
     assert processes_in(folder) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_five_kills_at_random_moments_change_nothing(
     config: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
