@@ -60,6 +60,10 @@ _TO_SERVER = """\
 """
 
 
+# Where this process keeps Prefect: a folder, whether to the user's own server, and ours if not.
+_isolated: dict[tuple[Path, bool], PrefectServer | None] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class PrefectServer:
     """The temporary server of this process."""
@@ -97,7 +101,8 @@ class PrefectServer:
 def isolate_prefect(folder: RunFolder, use_own_server: bool = False) -> PrefectServer | None:
     """Gives Prefect its home in the run's folder and a server for as long as this process lives.
 
-    Must come before Prefect is imported, which reads the environment then.
+    Must come before Prefect is imported, which reads the environment then. Once a process is
+    enough: for the same folder the same server goes on.
 
     Args:
         folder: the run; no other process may work on it (hold its lock).
@@ -106,6 +111,9 @@ def isolate_prefect(folder: RunFolder, use_own_server: bool = False) -> PrefectS
     Returns:
         The server, already starting; None if the user's own is used.
     """
+    place = (folder.path.resolve(), use_own_server)
+    if place in _isolated:
+        return _isolated[place]
     if "prefect" in sys.modules:
         raise RuntimeError("isolate_prefect() must be called before prefect is imported")
     end_orphan(folder)
@@ -117,6 +125,7 @@ def isolate_prefect(folder: RunFolder, use_own_server: bool = False) -> PrefectS
             path = folder.prefect_home.absolute() / "logging.yml"
             _write_logging(folder, path, _LOGGING.replace("root:", f"{_TO_SERVER}root:"))
             os.environ["PREFECT_LOGGING_SETTINGS_PATH"] = str(path)
+        _isolated[place] = None
         return None
     environment = isolated_environment(folder)
     # A level that was asked for is meant to be seen: then Prefect logs to the terminal.
@@ -129,6 +138,7 @@ def isolate_prefect(folder: RunFolder, use_own_server: bool = False) -> PrefectS
     os.environ["PREFECT_API_URL"] = url
     # Registered before Prefect registers its own, and so called after they have sent their last.
     atexit.register(server.stop)
+    _isolated[place] = server
     return server
 
 

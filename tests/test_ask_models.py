@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -259,3 +260,50 @@ def test_an_endpoint_that_refuses_everything_stops_the_run_at_once(
         assert message in stopped.stderr
         assert fake.n_asked <= 8
         assert rows(run, "SELECT count(*) FROM labels WHERE reason LIKE 'no reply%'") == [(0,)]
+
+
+AGREE_AND_RUN = """
+import sys
+from pathlib import Path
+
+import typer
+from scopenote.flows.config import load_config
+from scopenote.flows.model_commands import agree_on_cost
+from scopenote.flows.stage_commands import run_whole_job
+from scopenote.flows.terminal import answer
+
+app = typer.Typer(pretty_exceptions_enable=False)
+
+@app.command()
+def demo(run: Path, config: Path, yes: bool = False) -> None:
+    settings = load_config(config)
+    agree_on_cost("demo", run, settings, ["demo"], False, yes)
+    run_whole_job("demo", run, settings, ["demo"], False)
+
+sys.exit(answer(app))
+"""
+
+
+@pytest.mark.usefixtures("own_server")
+def test_the_demo_asks_only_who_has_agreed_to_the_cost(asking: Any) -> None:
+    with serve(label_reply) as fake:
+        run, config = asking(fake, features=9)
+        words = [sys.executable, "-c", AGREE_AND_RUN, str(run), str(config)]
+
+        def demo(*more: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [*words, *more], capture_output=True, text=True, timeout=300, env=environment(KEY)
+            )
+
+        unsaid = demo()
+        assert unsaid.returncode == 2, unsaid.stderr
+        assert "9 calls" in unsaid.stdout
+        assert "add `--yes`" in unsaid.stderr
+        assert fake.n_asked == 0
+        agreed = demo("--yes")
+        assert agreed.returncode == 0, agreed.stderr
+        assert fake.n_asked == 9
+        assert "Some labels by gpt-4o-mini" in agreed.stdout
+        again = demo("--yes")
+        assert "explain: nothing to do" in again.stderr
+        assert fake.n_asked == 9
