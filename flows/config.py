@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
-    StringConstraints,
     ValidationError,
     field_serializer,
     field_validator,
@@ -25,7 +24,7 @@ from pydantic import (
 from ..store.errors import ConfigurationError
 from ..store.splits import Split
 from ..store.unit_names import split_basis_name
-from .config_section import Count, Positive, Section, Seed, Share, Text
+from .config_section import Count, Device, Positive, Section, Seed, Share, Text
 from .config_text import explain_problems, problem, toml_lines
 from .explain_settings import ChatSection, ExplainSection
 from .score_settings import ScoreSection
@@ -41,8 +40,8 @@ class ModelSection(Section):
     """The language model."""
 
     name: Text = Field(description='a hub id, a local folder, or "toy" (the embedded one)')
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")] = (
-        Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1", "xpu" or "mps"')
+    device: Device = Field(
+        default="auto", description='"auto", "cpu", "cuda", "cuda:1", "xpu" or "mps"'
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description='"auto" (float32 on a CPU), "float32" or "bfloat16"'

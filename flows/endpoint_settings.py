@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
-from .config_section import Positive, Section, Text
+from .config_section import Device, Positive, Section, Text
 from .config_text import problem
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class EndpointSection(Section):
         default=False,
         description="the model runs in this process, with transformers; `model` is then a hub id "
         "or a folder",
+    )
+    device: Device = Field(
+        default="auto", description="where a local model runs: as `device` under [model]"
     )
     base_url: Text | None = Field(
         default=None,
@@ -59,6 +62,8 @@ class EndpointSection(Section):
                 "`local` only where no endpoint is asked",
                 found=f"local = true beside {' and '.join(idle)}",
             )
+        if self.device != "auto" and not self.local:
+            raise problem("`device` only beside `local = true`", found=f"device = {self.device!r}")
         return self
 
     def known_prices(self) -> Prices:
@@ -74,7 +79,7 @@ class EndpointSection(Section):
             from ..label.local_client import LocalClient
 
             assert self.model is not None, "the configuration was validated"
-            return LocalClient(self.model, batch_size=self.concurrency)
+            return LocalClient(self.model, self.device, self.concurrency)
         from ..label.openai_client import OpenAIClient, Patience
 
         patience = Patience(attempt_seconds=self.timeout_seconds)

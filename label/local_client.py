@@ -51,18 +51,15 @@ class LocalClient:
     Args:
         model: hub id or folder.
         device: a torch device, or `auto` for the first GPU if there is one.
-        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU, float32 on a CPU.
         batch_size: replies written together at most; fewer once they did not fit into memory.
 
     Raises:
         ModelError: on entering, where the model cannot be used.
     """
 
-    def __init__(
-        self, model: str, device: str = "auto", dtype: str = "auto", batch_size: int = 32
-    ) -> None:
+    def __init__(self, model: str, device: str = "auto", batch_size: int = 32) -> None:
         self._name = model
-        self._placed = (device, dtype)
+        self._device = device
         self._batch_size = batch_size
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="local-model")
         self._stopping = Event()
@@ -81,7 +78,7 @@ class LocalClient:
         loop = asyncio.get_running_loop()
         try:
             model = await loop.run_in_executor(
-                self._worker, load_local_model, self._name, *self._placed
+                self._worker, load_local_model, self._name, self._device
             )
         except BaseException:
             self._worker.shutdown(wait=False)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # Layers whose keys and values can be kept apart token by token.
 _LAYERS = {"full_attention", "sliding_attention"}
-_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,12 @@ class LocalModel:
         return device
 
 
-def load_local_model(name: str, device: str, dtype: str) -> LocalModel:
-    """Loads a model and its tokenizer.
+def load_local_model(name: str, device: str) -> LocalModel:
+    """Loads a model and its tokenizer, in bfloat16 or, on a CPU, in float32.
 
     Args:
         name: hub id or folder.
         device: a torch device, or `auto` for the first GPU if there is one.
-        dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
         ModelError: it cannot be loaded, or is no causal language model whose layers are all
@@ -68,7 +66,7 @@ def load_local_model(name: str, device: str, dtype: str) -> LocalModel:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except Exception as error:
             raise _cannot_load(name, error) from error
-        network = _load_network(name, _dtype(dtype, chosen), chosen)
+        network = _load_network(name, chosen)
     _require_fitting(name, network, tokenizer)
     layout = ChatLayout.of(tokenizer, name)
     config = network.config.get_text_config()
@@ -87,12 +85,13 @@ def load_local_model(name: str, device: str, dtype: str) -> LocalModel:
     )
 
 
-def _load_network(name: str, dtype: torch.dtype, device: torch.device) -> Any:
+def _load_network(name: str, device: torch.device) -> Any:
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     loader: Any = AutoModelForCausalLM  # its types leave out that a report may come as well
     unreadable = (SafetensorError, StrictDataclassError)
     try:
@@ -161,20 +160,6 @@ def _device(name: str) -> torch.device:
             mend=str(error).splitlines()[0],
         ) from error
     return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    import torch
-
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if name not in _DTYPES:
-        raise ModelError(
-            "The model cannot be computed in this type.",
-            found=name,
-            expected=", ".join(["auto", *_DTYPES]),
-        )
-    return torch.float32 if name == "float32" else torch.bfloat16
 
 
 def _as_set(ends: int | list[int] | None) -> set[int]:

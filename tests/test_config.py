@@ -266,6 +266,13 @@ def test_a_local_model_has_no_endpoint(tmp_path: Path, setting: str) -> None:
     assert "explain.chat" in (error.where or "")
 
 
+def test_a_device_is_a_local_models(tmp_path: Path) -> None:
+    local = '[explain.chat]\nmodel = "m"\ndevice = "cuda:1"\n'
+    assert mistake(tmp_path, ASKING + local).found == "device = 'cuda:1'"
+    config = load_config(write(tmp_path, ASKING + local + "local = true\n"))
+    assert config.explain.chat.device == "cuda:1"
+
+
 JUDGED = SMALLEST + '[score]\nsimulators = ["token_lookup", "chat"]\n'
 
 
