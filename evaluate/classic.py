@@ -1,7 +1,9 @@
-"""Which windows the classic `ev_correlation` is taken over (Bills et al. 2023).
+"""Which windows the scores of the literature are taken over.
 
-Five of the strongest and five random ones, their tokens concatenated. It is kept for comparison
-with the literature: top-and-random rewards labels that are too broad.
+The classic ones (Bills et al. 2023) are taken over five of the strongest and five random windows,
+their tokens concatenated. They are kept for comparison: top-and-random rewards labels that are too
+broad. Beside them stand quarters of the active windows, by strength: many labels hold for the
+strongest activations only.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy.typing as npt
 from ..store.records import FeatureContexts, Stratum, content_hash
 
 N_WINDOWS = 5
+N_QUARTERS = 4
 
 Rows = npt.NDArray[np.intp]
 
@@ -37,3 +40,14 @@ def _draw(stratum: Stratum, n: int, rng: np.random.Generator) -> Rows:
     """Rows drawn without replacement, in proportion to copies (Efraimidis and Spirakis 2006)."""
     arrival = rng.standard_exponential(len(stratum)) / stratum.windows.copies
     return np.argsort(arrival)[:n]
+
+
+def quarters_by_peak(active: Stratum) -> list[Rows]:
+    """The rows of the active sample in four groups of one size, those of the lowest peaks first.
+
+    Equal peaks keep their order, which was drawn by hash. Fewer than four windows are no quarters.
+    """
+    if len(active) < N_QUARTERS:
+        return [np.empty(0, dtype=np.intp)] * N_QUARTERS
+    order = np.argsort(active.activations.max(axis=1), kind="stable")
+    return np.array_split(order, N_QUARTERS)

@@ -29,7 +29,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """A correlation in [-1, 1], or why it is undefined."""
+    """A correlation in [-1, 1], or another figure of agreement; or why it is undefined."""
 
     value: float | None
     reason: str | None = None

@@ -10,16 +10,17 @@ on silent windows are not: they are most of the bulk, and for the token lookup a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from ..label.token_lookup import fit_token_lookup
 from ..store.records import FeatureContexts, Label, Score, Simulation
-from .classic import N_WINDOWS, draw_random_windows
+from .classic import N_QUARTERS, N_WINDOWS, draw_random_windows, quarters_by_peak
 from .correlation import (
     NOTHING_SIMULATED,
     Correlation,
@@ -29,6 +30,7 @@ from .correlation import (
     ev_correlation,
     window_moments,
 )
+from .explained import absolute_deviation_explained, r_squared
 from .intervals import (
     TOO_FEW_DOCUMENTS,
     Design,
@@ -40,15 +42,25 @@ from .scored_windows import Rows, ScoredWindows, lay_out, require_unseen
 from .silence import ceiling, predictions_in_silence
 from .simulators import Simulated, Simulator, TokenLookupSimulator, simulate_blind
 
+Measure = Callable[
+    [Float32[np.ndarray, "W T"], Float32[np.ndarray, "W T"], Bool[np.ndarray, "W T"]], Correlation
+]
 SCORER = "simulation"
 HEADLINE = "correlation"
-TOP, RANDOM, TOP_AND_RANDOM = (
-    "ev_correlation_top",
-    "ev_correlation_random",
-    "ev_correlation_top_and_random",
+CLASSIC: Mapping[str, Measure] = {
+    "ev_correlation": ev_correlation,
+    "ev_r_squared": r_squared,
+    "ev_absolute_deviation_explained": absolute_deviation_explained,
+}
+CLASSIC_WINDOWS = ("top", "random", "top_and_random")
+QUARTERS = tuple(f"correlation_quarter_{number}" for number in range(1, N_QUARTERS + 1))
+METRICS = (
+    HEADLINE,
+    *(f"{name}_{windows}" for windows in CLASSIC_WINDOWS for name in CLASSIC),
+    *QUARTERS,
 )
-METRICS = (HEADLINE, TOP, RANDOM, TOP_AND_RANDOM)
 
+NO_QUARTERS = "the feature has fewer active windows than there are quarters"
 ITSELF_THE_NULL = "the simulator is the null itself"
 NO_ACTIVE_WINDOW = "no simulated window stands for the active part of the split"
 NO_SILENT_WINDOW = "no simulated window stands for the silent part of the split"
@@ -105,23 +117,36 @@ def score_label(
         table=table,
         simulated=simulated,
         null_predicted=None if is_null else null.predict(table.windows.token_ids),
-        full_scale=chosen.full_scale,
+        unit=_unit(chosen, explain),
         resamples=resamples,
         settings=settings,
     )
-    return ScoredLabel([judge.headline(), *judge.classic()], judge.simulations())
+    scores = [judge.headline(), *judge.classic(), *judge.quarters()]
+    return ScoredLabel(scores, judge.simulations())
+
+
+def _unit(simulator: Simulator, explain: FeatureContexts) -> float:
+    """What one of the simulator's units is in the activation's: by text that is not scored."""
+    if simulator.full_scale is None:
+        return 1.0
+    peaks = [part.activations.max() for part in (explain.top, explain.active) if len(part)]
+    return float(max(peaks, default=0.0)) / simulator.full_scale
 
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """The predictions for one label beside the truth, and the rows that come of it."""
+    """The predictions for one label beside the truth, and the rows that come of it.
+
+    Attributes:
+        unit: what one unit of the predictions is in the activation's.
+    """
 
     blank: Score
     score: FeatureContexts
     table: ScoredWindows
     simulated: Simulated
     null_predicted: Float32[np.ndarray, "W T"] | None
-    full_scale: float | None
+    unit: float
     resamples: Resamples
     settings: ScoreSettings
 
@@ -161,24 +186,35 @@ class _Judge:
         )
 
     def classic(self) -> list[Score]:
-        """The `ev_correlation` of the top windows, of random ones, and of both."""
+        """The scores of the literature on the top windows, on random ones, and on both."""
         top = self._simulated(self.table.top[:N_WINDOWS])
         random = self._simulated(draw_random_windows(self.score, self.settings.seed))
         both = np.concatenate([top, random[~np.isin(random, top)]])
+        facts = {"seed": self.settings.seed}
         return [
-            self._ev_score(metric, rows, {"seed": self.settings.seed})
-            for metric, rows in ((TOP, top), (RANDOM, random), (TOP_AND_RANDOM, both))
+            self._agreement(f"{name}_{windows}", measure, rows, facts)
+            for windows, rows in zip(CLASSIC_WINDOWS, (top, random, both), strict=True)
+            for name, measure in CLASSIC.items()
         ]
 
-    def _ev_score(self, metric: str, rows: Rows, facts: dict[str, Any]) -> Score:
+    def quarters(self) -> list[Score]:
+        """The correlation within each quarter of the active sample, by strength."""
+        return [
+            self._agreement(metric, ev_correlation, self._simulated(rows), {})
+            if len(rows)
+            else replace(self.blank, metric=metric, reason=NO_QUARTERS, lift_reason=NO_QUARTERS)
+            for metric, rows in zip(QUARTERS, quarters_by_peak(self.score.active), strict=True)
+        ]
+
+    def _agreement(self, metric: str, measure: Measure, rows: Rows, facts: dict[str, Any]) -> Score:
         truth, is_token = self.table.truth[rows], self.table.is_token[rows]
-        result = ev_correlation(self.simulated.predicted[rows], truth, is_token)
+        result = measure(np.float32(self.unit) * self.simulated.predicted[rows], truth, is_token)
         if result.reason == NOTHING_SIMULATED:
             result = Correlation(None, self._nothing())
         scored = self._row(metric, rows, result, facts)
         if self.null_predicted is None:
             return scored
-        return _beside(scored, ev_correlation(self.null_predicted[rows], truth, is_token))
+        return _beside(scored, measure(self.null_predicted[rows], truth, is_token))
 
     def simulations(self) -> list[Simulation]:
         """The predictions worth keeping, and every failure."""
@@ -290,12 +326,10 @@ class _Judge:
         silence = predictions_in_silence(found, design.is_silent)
         if silence is None:
             return {**unknown}
-        highest = float(self.table.truth.max())
-        unit = 1.0 if self.full_scale is None else highest / self.full_scale
         return {
             "silent_mean": silence.predicted.mean,
             "silent_sd": silence.predicted.sd,
-            "ceiling": ceiling(found.true, silence.in_units_of(unit)),
+            "ceiling": ceiling(found.true, silence.in_units_of(self.unit)),
         }
 
 

@@ -26,6 +26,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 _STRONG = 0.5
 _PREFIX_TOKENS = 24
 _NEIGHBOURS = 5
+_QUARTER = "correlation_quarter"
+_LEFT_OUT = (_QUARTER, "ev_r_squared", "ev_absolute_deviation_explained")
 # From a faint to a full activation, on light and dark grounds alike: first the letters take
 # colour, then the ground, with black letters on it (WCAG contrast above 6 all the way).
 _FAINT_LETTERS = ((0.15, "#a07800"), (0.35, "#c77700"))
@@ -78,7 +80,9 @@ def _blocks(page: FeaturePage) -> Iterator[RenderableType]:
         yield Padding(_neighbours_table(page.neighbours), (0, 0, 0, 2))
     if page.scores:
         yield Text()
-        scores = Group(_scores_table(page.scores), *_score_remarks(page.scores))
+        scores = Group(
+            _scores_table(page.scores), *_quarters(page.scores), *_score_remarks(page.scores)
+        )
         yield Padding(scores, (0, 0, 0, 2))
     yield Text()
     yield _contexts_heading(page)
@@ -212,7 +216,10 @@ def _scores_table(scores: Sequence[ShownScore]) -> Table:
     table.add_column("null", justify="right", no_wrap=True)
     table.add_column("lift", justify="right", no_wrap=True)
     table.add_column("windows", justify="right", no_wrap=True)
-    for number, score in enumerate(scores):
+    judges = {score.simulator for score in scores} - {"token_lookup"}
+    if judges:
+        table.add_column("by", overflow="fold")
+    for number, score in enumerate(_main(scores)):
         headline = "bold" if number == 0 and score.value is not None else ""
         table.add_row(
             score.metric,
@@ -222,19 +229,45 @@ def _scores_table(scores: Sequence[ShownScore]) -> Table:
             figure(score.null_value),
             figure(score.lift),
             f"{score.n_windows:,}",
+            *([visible(score.simulator)] if judges else []),
         )
     return table
 
 
+def _main(scores: Sequence[ShownScore]) -> list[ShownScore]:
+    """Those with a row of their own; of the others there are too many for a terminal."""
+    return [score for score in scores if not score.metric.startswith(_LEFT_OUT)]
+
+
+def _quarters(scores: Sequence[ShownScore]) -> Iterator[Text]:
+    """The correlation by strength, a line a simulator and split."""
+    quarters = sorted(
+        (score for score in scores if score.metric.startswith(_QUARTER)),
+        key=lambda each: (each.split, each.simulator, each.metric),
+    )
+    for (split, simulator), same in groupby(quarters, lambda each: (each.split, each.simulator)):
+        by = "" if simulator == "token_lookup" else f" by {visible(simulator)}"
+        figures = "  ".join(figure(each.value) for each in same)
+        yield Text(f"quarters of active windows, weakest first, on {split}{by}:  {figures}")
+
+
 def _score_remarks(scores: Sequence[ShownScore]) -> Iterator[Text]:
-    """Why a figure is missing, a line each; below the table, where there is room to say it."""
-    for score in scores:
-        which = f"{score.metric} on {score.split}"
-        if score.value is None:
-            reason = score.reason or "no reason given"
-            yield Text(visible(f"{which} is undefined: {reason}"), style="dim")
-        elif score.lift is None and score.lift_reason:
-            yield Text(visible(f"{which} has no lift: {score.lift_reason}"), style="dim")
+    """Why figures are missing, a line a reason; below the table, where there is room to say it."""
+    why: dict[tuple[bool, str], list[str]] = {}
+    for score in _main(scores):
+        if score.value is None or (score.lift is None and score.lift_reason):
+            is_undefined = score.value is None
+            reason = (score.reason or "no reason given") if is_undefined else score.lift_reason
+            why.setdefault((is_undefined, reason or ""), []).append(
+                f"{score.metric} on {score.split}"
+            )
+    for (is_undefined, reason), scored in why.items():
+        several = len(scored) > 1
+        which = f"{scored[0]} and {len(scored) - 1} more" if several else scored[0]
+        lacks = ("are" if several else "is") + " undefined"
+        if not is_undefined:
+            lacks = ("have" if several else "has") + " no lift"
+        yield Text(visible(f"{which} {lacks}: {reason}"), style="dim")
 
 
 def _contexts_heading(page: FeaturePage) -> Text:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from scopenote.evaluate.classic import draw_random_windows
+from scopenote.evaluate.classic import draw_random_windows, quarters_by_peak
 from scopenote.evaluate.correlation import CONSTANT_PREDICTION, CONSTANT_TRUTH, NOTHING_SIMULATED
 from scopenote.evaluate.intervals import TOO_FEW_DOCUMENTS, draw_resamples
 from scopenote.evaluate.score_label import (
     ITSELF_THE_NULL,
     METRICS,
     NO_ACTIVE_WINDOW,
+    NO_QUARTERS,
     NO_SILENT_WINDOW,
     ScoredLabel,
     score_label,
@@ -210,17 +211,72 @@ def test_the_null_s_predictions_do_not_depend_on_the_label() -> None:
 
 
 def test_on_another_scale_the_ceiling_is_the_same() -> None:
-    highest = max(float(s.activations.max()) for s in (SCORE.active, SCORE.top))
-    own = scores(simulator=Oracle(SCORE, noise=0.5))["correlation"]
+    # The scale is that of the text the label was written from: nothing is fitted to the scored.
+    highest = max(float(s.activations.max()) for s in (EXPLAIN.active, EXPLAIN.top))
+    own = scores(simulator=Oracle(SCORE, noise=0.5))
 
     class OfTen(Oracle):
         def simulate(self, label: Label, windows: Windows) -> Simulated:
             simulated = super().simulate(label, windows)
             return Simulated(simulated.predicted * np.float32(10 / highest))
 
-    of_ten = scores(simulator=OfTen(SCORE, noise=0.5, full_scale=10.0))["correlation"]
-    assert of_ten.value == pytest.approx(own.value, abs=1e-6)
-    assert of_ten.design["ceiling"] == pytest.approx(own.design["ceiling"], abs=1e-6)
+    of_ten = scores(simulator=OfTen(SCORE, noise=0.5, full_scale=10.0))
+    headline = of_ten["correlation"]
+    assert headline.value == pytest.approx(own["correlation"].value, abs=1e-6)
+    assert headline.design["ceiling"] == pytest.approx(own["correlation"].design["ceiling"], 1e-6)
+    for metric in ("ev_r_squared_top", "ev_absolute_deviation_explained_random"):
+        assert of_ten[metric].value == pytest.approx(own[metric].value, abs=1e-5)
+
+
+def test_what_is_explained_is_that_of_the_concatenated_windows() -> None:
+    lookup = fit_token_lookup(EXPLAIN)
+    found = scores()
+    top = SCORE.top.windows.take(np.arange(5))
+    squares = deviations = all_squares = all_deviations = 0.0
+    for ids, truth in zip(top.token_ids, SCORE.top.activations[:5], strict=True):
+        for token_id, t in zip(ids.tolist(), truth.tolist(), strict=True):
+            if token_id >= 0:
+                p = float(lookup.predict(np.array([[token_id]], dtype=np.int32))[0, 0])
+                squares, all_squares = squares + (t - p) ** 2, all_squares + t**2
+                deviations, all_deviations = deviations + abs(t - p), all_deviations + abs(t)
+    r_squared = found["ev_r_squared_top"].value
+    assert r_squared == pytest.approx(1 - squares / all_squares, abs=1e-6)
+    explained = found["ev_absolute_deviation_explained_top"].value
+    assert explained == pytest.approx(1 - deviations / all_deviations, abs=1e-6)
+
+
+def test_each_quarter_of_the_active_windows_has_its_own_correlation() -> None:
+    found = scores(simulator=Oracle(SCORE, noise=0.5))
+    quarters = [found[f"correlation_quarter_{number}"] for number in (1, 2, 3, 4)]
+    assert sum(quarter.n_windows for quarter in quarters) == len(SCORE.active)
+    assert len({quarter.contexts_hash for quarter in quarters}) == 4
+    peaks = SCORE.active.activations.max(axis=1)
+    for rows, quarter in zip(quarters_by_peak(SCORE.active), quarters, strict=True):
+        alone = replace(
+            SCORE,
+            active=Stratum(
+                SCORE.active.windows.take(rows), SCORE.active.activations[rows], len(rows)
+            ),
+        )
+        assert quarter.null_value == pytest.approx(expanded_r_of_one(alone.active))
+    lowest, highest = (quarters_by_peak(SCORE.active)[number] for number in (0, 3))
+    assert peaks[lowest].max() <= peaks[highest].min()
+
+
+def expanded_r_of_one(stratum: Stratum) -> float:
+    """Unweighted, token by token."""
+    lookup = fit_token_lookup(EXPLAIN)
+    is_token = stratum.windows.is_token
+    p = lookup.predict(stratum.windows.token_ids)[is_token]
+    return float(np.corrcoef(p, stratum.activations[is_token])[0, 1])
+
+
+def test_fewer_than_four_active_windows_have_no_quarters() -> None:
+    few = Stratum(SCORE.active.windows.take(np.arange(3)), SCORE.active.activations[:3], 3)
+    found = scores(score=replace(SCORE, active=few))
+    for number in (1, 2, 3, 4):
+        quarter = found[f"correlation_quarter_{number}"]
+        assert (quarter.value, quarter.reason) == (None, NO_QUARTERS)
 
 
 def test_a_failed_window_is_kept_as_failed_and_left_out_of_the_score() -> None:
@@ -318,7 +374,8 @@ def test_the_contexts_hash_names_the_windows_in_any_order() -> None:
     )
     first, again = scores(), scores(score=replace(SCORE, silent=shuffled))
     assert first["correlation"].contexts_hash == again["correlation"].contexts_hash
-    assert len({score.contexts_hash for score in first.values()}) == 4
+    # All active and silent windows; top, random, both; four quarters.
+    assert len({score.contexts_hash for score in first.values()}) == 8
 
 
 @pytest.mark.parametrize("part", ["active", "silent", "top"])

@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from scopenote.flows.visible_text import visible
 from scopenote.store.errors import UserMistake
 from scopenote.store.feature_page import (
     FeaturePage,
+    ShownScore,
     ShownToken,
     find_feature,
     read_feature_page,
@@ -140,6 +141,28 @@ def test_an_undefined_score_is_a_dash_with_its_reason(
     text = rendered(page_of(connection, UNDEFINED), width=140)
     assert re.search(r"correlation +score +–", text)
     assert "correlation on score is undefined: too few active tokens" in text
+
+
+def test_figures_missing_for_one_reason_are_said_in_one_line_and_quarters_in_another() -> None:
+    def score(metric: str, value: float | None, **more: Any) -> ShownScore:
+        given = dict.fromkeys(field.name for field in fields(ShownScore))
+        given |= {"scorer": "simulation", "simulator": "token_lookup", "split": "score"}
+        return ShownScore(**{**given, "metric": metric, "value": value, "n_windows": 3, **more})
+
+    null = "the simulator is the null itself"
+    scores = [
+        score("correlation", 0.5, lift_reason=null),
+        score("ev_correlation_top", 0.25, lift_reason=null),
+        score("ev_r_squared_top", 0.125, lift_reason=null),
+        *(score(f"correlation_quarter_{n}", n / 10, lift_reason=null) for n in (4, 1, 3, 2)),
+    ]
+    with make_database() as connection:
+        page = replace(page_of(connection, 0), scores=tuple(scores))
+    text = rendered(page, width=100)
+    assert "correlation on score and 1 more have no lift: the simulator is the null itself" in text
+    assert text.count(null) == 1
+    assert "weakest first, on score:  0.10  0.20  0.30  0.40" in text
+    assert "ev_r_squared" not in text
 
 
 def test_a_failed_label_is_shown_with_its_reason(connection: duckdb.DuckDBPyConnection) -> None:
