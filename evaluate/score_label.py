@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from ..label.token_lookup import fit_token_lookup
-from ..store.records import FeatureContexts, Label, Score, Simulation
+from ..store.null_ladder import SHUFFLED
+from ..store.records import FeatureContexts, FeatureId, Label, Score, Simulation
 from .classic import N_QUARTERS, N_WINDOWS, draw_random_windows, quarters_by_peak
 from .correlation import (
     NOTHING_SIMULATED,
@@ -123,6 +124,38 @@ def score_label(
     )
     scores = [judge.headline(), *judge.classic(), *judge.quarters()]
     return ScoredLabel(scores, judge.simulations())
+
+
+def score_shuffled(
+    label: Label,
+    other: FeatureId,
+    text: str | None,
+    explain: FeatureContexts,
+    score: FeatureContexts,
+    simulator: Simulator,
+    resamples: Resamples,
+    settings: ScoreSettings = ScoreSettings(),
+) -> Score:
+    """The headline that a feature's windows get under another feature's label: about 0, or worse.
+
+    Args:
+        label: the feature's own, whose row it is.
+        other: the feature whose label is taken.
+        text: that label's; None where the simulator reads none.
+        explain: the feature's own contexts, what the null is fitted on.
+        score: what is simulated.
+        simulator: of the other label.
+        resamples: as for the label itself.
+        settings: likewise.
+    """
+    taken = label if text is None else replace(label, text=text)
+    headline = score_label(taken, explain, score, simulator, resamples, settings).scores[0]
+    return replace(
+        headline,
+        label_id=label.label_id,
+        scorer=SHUFFLED,
+        design={**headline.design, "label_of": str(other)},
+    )
 
 
 def _unit(simulator: Simulator, explain: FeatureContexts) -> float:

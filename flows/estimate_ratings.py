@@ -32,7 +32,7 @@ class RatingEstimate:
 
     Attributes:
         model: the judge.
-        n_labels: labels to be rated, a label on two splits twice.
+        n_labels: labels to be rated, a label on two splits or two features twice.
         n_calls: about how many, answers that leave tokens out not foreseen.
         prompt_tokens, completion_tokens: about how many.
         usd: at the model's price without any cache; None where that is not known.
@@ -78,6 +78,7 @@ def estimate_ratings(
         "score": sum(map(len, chosen_to_score(store.connection, simulator, embedded).values()))
         + sum(to_come) // candidates,
     }
+    n_labels["score"] += min(chat.shuffled_labels, n_labels["score"])
     n_calls = prompt_tokens = completion_tokens = longest = 0
     for split, n in n_labels.items():
         if not n:

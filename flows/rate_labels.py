@@ -1,14 +1,16 @@
 """Scores of labels in words: a language model rates tokens by them, and is judged by the truth.
 
 First, on `select`, the labels of features that have several; then, on `score`, of an explainer's
-candidates the one that came out highest. All calls are made in one event loop, on the record.
+candidates the one that came out highest; then some features under another feature's label, which
+says what a label is worth that has nothing to do with its feature. All calls are made in one event
+loop, on the record.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import groupby
 
@@ -20,7 +22,13 @@ from prefect.futures import as_completed
 from ..evaluate.chat_simulator import ChatSimulator
 from ..evaluate.classic import N_WINDOWS
 from ..evaluate.intervals import Resamples, draw_resamples
-from ..evaluate.score_label import HEADLINE, ScoredLabel, ScoreSettings, score_label
+from ..evaluate.score_label import (
+    HEADLINE,
+    ScoredLabel,
+    ScoreSettings,
+    score_label,
+    score_shuffled,
+)
 from ..evaluate.token_ratings import digits_of
 from ..label.budget import Budget
 from ..label.call_records import CallRecords
@@ -41,9 +49,15 @@ from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
 from ..store.labels import read_labels_by_id
 from ..store.parts import write_part
-from ..store.records import FeatureContexts, Label, Stratum, content_hash
+from ..store.records import FeatureContexts, FeatureId, Label, Stratum, content_hash
 from ..store.run_folder import RunFolder
-from ..store.scores import chosen_to_score, rivals_to_select_from, score_tables
+from ..store.scores import (
+    ShuffledLabel,
+    chosen_to_score,
+    rivals_to_select_from,
+    score_tables,
+    shuffled_labels,
+)
 from ..store.splits import Split
 from .ask_job import Asked, usd_spent, usd_under_way
 from .batches import as_is
@@ -88,7 +102,7 @@ class RateJob:
 
 @dataclass(frozen=True, slots=True)
 class RateWork:
-    """What all batches of one split need."""
+    """What all batches of one step need; `shuffled` is empty where labels are taken as they are."""
 
     job: RateJob
     store: Store
@@ -96,6 +110,7 @@ class RateWork:
     pool_prefixes: Mapping[int, Sequence[int]]
     token_texts: Mapping[int, str]
     resamples: Resamples
+    shuffled: Mapping[str, ShuffledLabel]
     ask: Ask
     loop: EventLoopThread
     advance: Callable[[int], None]
@@ -113,10 +128,26 @@ def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> Counter
         return Counter()
     scored: list[ScoredLabel] = []
     for label, explain, score, simulator in _with_contexts(sae_id, label_ids, work):
+        settings = _settings(work.job)
+        shuffled = work.shuffled.get(label.label_id)
         try:
-            scored.append(
-                score_label(label, explain, score, simulator, work.resamples, _settings(work.job))
-            )
+            if shuffled is None:
+                scored.append(
+                    score_label(label, explain, score, simulator, work.resamples, settings)
+                )
+            else:
+                other = FeatureId(sae_id, shuffled.other_feature)
+                headline = score_shuffled(
+                    label,
+                    other,
+                    shuffled.other_text,
+                    explain,
+                    score,
+                    simulator,
+                    work.resamples,
+                    settings,
+                )
+                scored.append(ScoredLabel([headline], []))
         except (EndpointRefuses, BudgetSpent) as error:
             # What the others came to is kept, and so is each call of this one. The frames that it
             # came through hold connections.
@@ -144,22 +175,19 @@ def rate_labels(job: RateJob, rated: Asked) -> None:
         ModelError: the model was to run here and cannot be loaded.
     """
     with open_store(job.folder.path) as store:
-        if not any(find(store, job) for find in _UNSCORED.values()):
+        if not any(step(store, job).missing for step in _STEPS):
             return
     with EventLoopThread() as loop, loop.entered(job.settings.chat.client()) as client:
-        for split, unscored in _UNSCORED.items():
-            # What is chosen on `select` is read from the database that has its scores.
+        for next_step in _STEPS:
+            # What a step finds is read from the database that has the scores of the one before.
             with open_store(job.folder.path) as store:
-                missing = unscored(store, job)
-                if missing:
-                    counted = _rate_on(split, job, store, missing, client, loop, rated)
-                    if split == "score":
+                step = next_step(store, job)
+                if step.missing:
+                    counted = _rate(step, job, store, client, loop, rated)
+                    if next_step is _score_the_best:
                         rated.labels += counted
                     else:
-                        rated.notes.append(
-                            f"{counted.total():,} labels of features that have several were "
-                            f"compared on `{split}`"
-                        )
+                        rated.notes.append(f"{counted.total():,} {step.unit}")
             job.absorb()
             if rated.stopped is not None:
                 break
@@ -187,25 +215,47 @@ def _first(stratum: Stratum, n: int) -> Stratum:
     )
 
 
-def _rivals(store: Store, job: RateJob) -> Unscored:
-    return rivals_to_select_from(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+@dataclass(frozen=True, slots=True)
+class RateStep:
+    """Labels to be rated on one split.
+
+    Attributes:
+        missing: the labels.
+        unit: what is counted meanwhile.
+        shuffled: the labels of other features that take their places, by label id.
+    """
+
+    split: Split
+    missing: Unscored
+    unit: str
+    shuffled: Mapping[str, ShuffledLabel] = field(default_factory=dict)
 
 
-def _chosen(store: Store, job: RateJob) -> Unscored:
-    return chosen_to_score(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+def _compare_rivals(store: Store, job: RateJob) -> RateStep:
+    missing = rivals_to_select_from(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+    return RateStep("select", missing, "labels compared on `select`")
 
 
-_UNSCORED: Mapping[Split, Callable[[Store, RateJob], Unscored]] = {
-    "select": _rivals,
-    "score": _chosen,
-}
+def _score_the_best(store: Store, job: RateJob) -> RateStep:
+    missing = chosen_to_score(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+    return RateStep("score", missing, "labels")
 
 
-def _rate_on(
-    split: Split,
+def _score_shuffled(store: Store, job: RateJob) -> RateStep:
+    found = shuffled_labels(store.connection, job.simulator, job.settings.chat.shuffled_labels)
+    missing: dict[str, list[tuple[int, str]]] = {}
+    for each in found.values():
+        missing.setdefault(each.sae_id, []).append((each.feature, each.label_id))
+    return RateStep("score", missing, "features rated under another feature's label", found)
+
+
+_STEPS = (_compare_rivals, _score_the_best, _score_shuffled)
+
+
+def _rate(
+    step: RateStep,
     job: RateJob,
     store: Store,
-    missing: Unscored,
     client: ChatClient,
     loop: EventLoopThread,
     rated: Asked,
@@ -222,7 +272,7 @@ def _rate_on(
     with (
         Journal(job.folder.journal) as journal,
         job.progress.stage(
-            "score", total=sum(map(len, missing.values())), unit=f"labels on {split}"
+            "score", total=sum(map(len, step.missing.values())), unit=step.unit
         ) as stage,
     ):
         recorded = RecordedClient(
@@ -238,11 +288,12 @@ def _rate_on(
             store=store,
             backgrounds=(
                 load_background(store.connection, "explain"),
-                load_background(store.connection, split),
+                load_background(store.connection, step.split),
             ),
-            pool_prefixes=read_background_prefixes(store.connection, split),
+            pool_prefixes=read_background_prefixes(store.connection, step.split),
             token_texts=store.token_texts(),
             resamples=draw_resamples(job.settings.seed, job.settings.resamples),
+            shuffled=step.shuffled,
             ask=recorded.ask,
             loop=loop,
             advance=stage.advance,
@@ -250,7 +301,7 @@ def _rate_on(
         )
         futures = [
             rate_batch.submit(sae_id, as_is(label_ids), as_is(work))
-            for sae_id, label_ids in _blocks(missing)
+            for sae_id, label_ids in _blocks(step.missing)
         ]
         for future in as_completed(futures):
             counted += future.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -13,7 +13,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from ..evaluate.intervals import Resamples, draw_resamples
-from ..evaluate.score_label import HEADLINE, ScoreSettings, score_label
+from ..evaluate.score_label import ScoreSettings, score_label, score_shuffled
+from ..evaluate.simulators import TokenLookupSimulator
+from ..label.token_lookup import fit_token_lookup
 from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
 from ..store.contexts import BackgroundWindows, load_background, read_features
@@ -21,9 +23,14 @@ from ..store.database import Store, open_store, open_work, publish, publish_if_b
 from ..store.errors import StoreError
 from ..store.labels import read_labels
 from ..store.parts import remove_unfinished, write_part
-from ..store.records import content_hash
+from ..store.records import FeatureContexts, FeatureId, Label, Score, content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
-from ..store.scores import count_scored_labels, score_tables, unscored_features
+from ..store.scores import (
+    count_scored_labels,
+    labels_to_shuffle,
+    score_tables,
+    unscored_features,
+)
 from ..store.splits import Split
 from .ask_job import Asked, notes_on
 from .batches import require_collected, run_over_features, side_by_side
@@ -35,6 +42,8 @@ from .recorded_runs import recorded_run
 from .reports import StageReport
 
 _SPLIT: Split = "score"
+# Nothing to pay for: as many as a median needs.
+_N_SHUFFLED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ class ScoreWork:
     backgrounds: tuple[BackgroundWindows, BackgroundWindows]
     resamples: Resamples
     settings: ScoreSettings
+    shuffled: frozenset[str]
     folder: RunFolder
     run_id: str
 
@@ -142,11 +152,37 @@ def score_batch(sae_id: str, features: range, work: ScoreWork) -> Counter[str]:
         for label in labels
     ]
     scores = [each for one in scored for each in one.scores]
+    scores += _under_another_label(labels, explain, score, work)
     simulations = [each for one in scored for each in one.simulations]
     name = content_hash([[each.label_id, each.simulator, each.contexts_hash] for each in scores])
     tables = score_tables(scores, simulations, work.run_id)
     write_part(work.folder.parts, f"score-{name}", "score", tables, {})
-    return Counter(each.reason or "" for each in scores if each.metric == HEADLINE)
+    return Counter(each.reason or "" for one in scored for each in one.scores[:1])
+
+
+def _under_another_label(
+    labels: Sequence[Label],
+    explain: Mapping[FeatureId, FeatureContexts],
+    score: Mapping[FeatureId, FeatureContexts],
+    work: ScoreWork,
+) -> Iterator[Score]:
+    """Of the labels drawn for it, the headline under the label of the next feature here."""
+    done = [label.feature_id for label in labels if label.status == "done"]
+    following = dict(zip(done, done[1:] + done[:1], strict=True))
+    for label in labels:
+        own = label.feature_id
+        if label.label_id in work.shuffled and (other := following[own]) != own:
+            simulator = TokenLookupSimulator(fit_token_lookup(explain[other]))
+            yield score_shuffled(
+                label,
+                other,
+                None,
+                explain[own],
+                score[own],
+                simulator,
+                work.resamples,
+                work.settings,
+            )
 
 
 def _score_with(
@@ -169,6 +205,7 @@ def _score_with(
         ),
         resamples=draw_resamples(config.score.seed, config.score.resamples),
         settings=ScoreSettings(level=config.score.level, seed=config.score.seed),
+        shuffled=labels_to_shuffle(store.connection, explainer, _N_SHUFFLED),
         folder=folder,
         run_id=run_id,
     )

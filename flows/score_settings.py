@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .config_section import Positive, Section, Seed
+from .config_section import Count, Positive, Section, Seed
 from .config_text import problem
 from .endpoint_settings import EndpointSection
 
@@ -21,6 +21,10 @@ class JudgeSection(EndpointSection):
     )
     silent_windows: Positive = Field(
         default=60, description="windows in which it does not, per label"
+    )
+    shuffled_labels: Count = Field(
+        default=20,
+        description="so many features are rated once more, under another feature's label",
     )
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from ..label.pricing import in_dollars
 from ..store.batch_record import Batch
 from ..store.calls import Spending
+from ..store.null_ladder import LadderRow
 from ..store.run_folder import RunFolder
 from ..store.status import (
     SCORE_BINS,
@@ -45,6 +46,8 @@ def render_status(status: RunStatus, folder: RunFolder) -> RenderableType:
     blocks += _failures(status.saes)
     if any(sae.n_labelled for sae in status.saes):
         blocks += ["", *_scores_block(status.saes)]
+    if status.ladder:
+        blocks += ["", _ladder_table(status.ladder)]
     if status.spent:
         blocks += ["", _spending_table(status.spent)]
     if status.batches:
@@ -193,6 +196,26 @@ def _scores_block(saes: Sequence[SaeStatus]) -> Iterator[RenderableType]:
         below = [f"{sae.scores.n_negative:,} below 0"] if sae.scores.n_negative else []
         for line in (*below, *undefined):
             yield Text(f"  {sae.sae_id}  {line}", style="dim")
+
+
+def _ladder_table(ladder: Sequence[LadderRow]) -> Table:
+    table = _table(
+        "medians of", "by", "labels>", "score>", "token lookup>", "another's label>", "features>"
+    )
+    for row in ladder:
+        shuffled = f"{row.n_shuffled:,}" if row.n_shuffled else ""
+        if row.n_shuffled_undefined:
+            shuffled += f" ({row.n_shuffled_undefined:,} undefined)"
+        table.add_row(
+            Text(visible(row.explainer)),
+            Text(visible(row.simulator)),
+            f"{row.n:,}",
+            figure(row.median),
+            figure(row.null_median),
+            figure(row.shuffled_median),
+            shuffled,
+        )
+    return table
 
 
 def _spending_table(spent: Sequence[Spending]) -> Table:

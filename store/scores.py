@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from .null_ladder import SHUFFLED
 from .records import Score, Simulation
 
 _SCORES = pa.schema(
@@ -135,6 +137,65 @@ def chosen_to_score(
         params={"simulator": simulator, "without": list(without)},
     ).fetchall()
     return _by_sae(rows)
+
+
+def labels_to_shuffle(
+    connection: duckdb.DuckDBPyConnection, explainer: str, n: int
+) -> frozenset[str]:
+    """So many of an explainer's labels, drawn by their ids."""
+    rows = connection.execute(
+        """
+        SELECT label_id FROM labels WHERE explainer = $explainer AND status = 'done'
+        ORDER BY md5(label_id) LIMIT $n
+        """,
+        {"explainer": explainer, "n": n},
+    ).fetchall()
+    return frozenset(label_id for (label_id,) in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class ShuffledLabel:
+    """A label whose feature is to be simulated under another feature's label."""
+
+    label_id: str
+    sae_id: str
+    feature: int
+    other_feature: int
+    other_text: str
+
+
+def shuffled_labels(
+    connection: duckdb.DuckDBPyConnection, simulator: str, n: int
+) -> dict[str, ShuffledLabel]:
+    """Those of a sample that a simulator has scored under its own label only, by label id.
+
+    The sample is drawn from the labels that it has scored, by their ids. Each gets the label of the
+    next in that order, of the same SAE and explainer, unless it says the same.
+    """
+    rows = connection.execute(
+        """
+        WITH scored AS (
+            SELECT l.*, md5(l.label_id) AS key FROM labels l SEMI JOIN (
+                FROM scores WHERE simulator = $simulator AND scorer = 'simulation'
+                    AND split = 'score' AND metric = 'correlation' AND value IS NOT NULL
+            ) USING (label_id)
+        ),
+        paired AS (
+            SELECT label_id, sae_id, feature, text,
+                coalesce(lead(feature) OVER near, first_value(feature) OVER near) AS other,
+                coalesce(lead(text) OVER near, first_value(text) OVER near) AS other_text,
+                row_number() OVER (ORDER BY key) AS place
+            FROM scored WINDOW near AS (PARTITION BY sae_id, explainer ORDER BY key)
+        )
+        SELECT label_id, sae_id, feature, other, other_text FROM paired ANTI JOIN (
+            SELECT label_id FROM scores WHERE simulator = $simulator AND scorer = $shuffled
+        ) USING (label_id)
+        WHERE place <= $n AND other <> feature AND other_text <> text
+        ORDER BY sae_id, feature
+        """,
+        {"simulator": simulator, "n": n, "shuffled": SHUFFLED},
+    ).fetchall()
+    return {row[0]: ShuffledLabel(*row) for row in rows}
 
 
 def count_scored_labels(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .batch_record import Batch, batches_under_way
 from .calls import Spending, spent
 from .near_features import read_rows
+from .null_ladder import LadderRow, read_null_ladder
 from .records import FeatureId
 from .splits import SPLITS
 
@@ -128,12 +129,19 @@ class PastRun:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How far a run is; `spent` is what was spent on what, `batches` those under way."""
+    """How far a run is.
+
+    Attributes:
+        ladder: where its scores stand.
+        spent: what was spent on what.
+        batches: those under way.
+    """
 
     n_tokens: int
     n_documents: int
     splits: tuple[SplitStatus, ...]
     saes: tuple[SaeStatus, ...]
+    ladder: tuple[LadderRow, ...]
     spent: tuple[Spending, ...]
     batches: tuple[Batch, ...]
     runs: tuple[PastRun, ...]
@@ -192,6 +200,7 @@ def read_status(
         n_documents=int(n_documents),
         splits=_splits(connection),
         saes=_saes(connection),
+        ladder=read_null_ladder(connection),
         spent=tuple(spent(connection)),
         batches=tuple(batches_under_way(connection)),
         runs=tuple(PastRun(*row) for row in runs),

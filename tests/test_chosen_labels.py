@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import duckdb
 import pytest
+from scopenote.store.null_ladder import LadderRow, read_null_ladder
 from scopenote.store.schema import MIGRATIONS
-from scopenote.store.scores import chosen_to_score, rivals_to_select_from
+from scopenote.store.scores import (
+    chosen_to_score,
+    labels_to_shuffle,
+    rivals_to_select_from,
+    shuffled_labels,
+)
 
 SAE, JUDGE = "toy/1-res", "chat/m"
 EMBEDDED = ["token_lookup"]
@@ -24,6 +30,7 @@ def label(
     connection: duckdb.DuckDBPyConnection,
     name: str,
     feature: int = 0,
+    text: str = "words",
     explainer: str = "highlighted",
     draw: int = 0,
     status: str = "done",
@@ -32,6 +39,7 @@ def label(
         "id": name,
         "sae": SAE,
         "feature": feature,
+        "text": text,
         "explainer": explainer,
         "draw": draw,
         "status": status,
@@ -39,7 +47,7 @@ def label(
     connection.execute(
         """
         INSERT INTO labels BY NAME SELECT $id AS label_id, $sae AS sae_id, $feature AS feature,
-            'words' AS text, $explainer AS explainer, '1' AS prompt_version, 'gpt' AS model,
+            $text AS text, $explainer AS explainer, '1' AS prompt_version, 'gpt' AS model,
             $draw AS draw, 'auto' AS source, $status AS status, now() AS created_at, 'r' AS run_id
         """,
         row,
@@ -52,14 +60,15 @@ def scored(
     split: str,
     value: float | None,
     simulator: str = JUDGE,
+    scorer: str = "simulation",
 ) -> None:
     connection.execute(
         """
-        INSERT INTO scores BY NAME SELECT $id AS label_id, 'simulation' AS scorer,
+        INSERT INTO scores BY NAME SELECT $id AS label_id, $scorer AS scorer,
             $simulator AS simulator, 'correlation' AS metric, $split AS split, $value AS value,
             0 AS n_windows, 0 AS n_tokens, '{}' AS design, '' AS contexts_hash, 'r' AS run_id
         """,
-        {"id": name, "simulator": simulator, "split": split, "value": value},
+        {"id": name, "simulator": simulator, "split": split, "value": value, "scorer": scorer},
     )
 
 
@@ -107,3 +116,50 @@ def test_of_each_explainer_one_is_scored_and_of_failures_one(
     label(connection, "d", feature=1, status="failed", draw=1)
     assert rivals(connection) == {SAE: [(0, "a"), (0, "b")]}
     assert chosen(connection) == {SAE: [(0, "a"), (0, "b"), (1, "c")]}
+
+
+def test_a_sample_of_scored_labels_is_paired_with_those_of_other_features(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    names = [f"label{feature}" for feature in range(30)]
+    for feature, name in enumerate(names):
+        label(connection, name, feature, text=f"words {feature % 29}")
+        scored(connection, name, "score", None if feature == 3 else feature / 100)
+    found = shuffled_labels(connection, JUDGE, 12)
+    assert 10 <= len(found) <= 12
+    for name, pair in found.items():
+        assert (pair.label_id, f"label{pair.feature}") == (name, name)
+        assert pair.other_text == f"words {pair.other_feature % 29}"
+        assert pair.other_text != f"words {pair.feature % 29}"
+        assert 3 not in (pair.feature, pair.other_feature)
+    assert set(shuffled_labels(connection, JUDGE, 6)) < set(found)
+    # What has been done is not done again.
+    done = min(found)
+    scored(connection, done, "score", None, scorer="shuffled_label")
+    assert set(shuffled_labels(connection, JUDGE, 12)) == set(found) - {done}
+    assert shuffled_labels(connection, "chat/another", 12) == {}
+    drawn = labels_to_shuffle(connection, "highlighted", 5)
+    assert len(drawn) == 5
+    assert drawn < labels_to_shuffle(connection, "highlighted", 9)
+
+
+def test_one_label_alone_has_no_other_to_be_exchanged_with(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    label(connection, "a")
+    scored(connection, "a", "score", 0.5)
+    assert shuffled_labels(connection, JUDGE, 20) == {}
+
+
+def test_the_ladder_tells_labels_from_those_of_other_features(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    for feature, name in enumerate("abc"):
+        label(connection, name, feature)
+        scored(connection, name, "score", 0.5 + feature / 10)
+    scored(connection, "a", "select", 0.9)
+    scored(connection, "a", "score", 0.1, scorer="shuffled_label")
+    scored(connection, "b", "score", None, scorer="shuffled_label")
+    assert read_null_ladder(connection) == (
+        LadderRow("highlighted", JUDGE, 3, 0.6, None, 2, 1, 0.1),
+    )

@@ -102,7 +102,7 @@ def test_the_page_says_what_it_rests_on_in_eighty_columns(store: Store) -> None:
 
 
 def judged_by(model: str) -> ScoreSection:
-    chat = JudgeSection(model=model, active_windows=2, silent_windows=3)
+    chat = JudgeSection(model=model, active_windows=2, silent_windows=3, shuffled_labels=7)
     return ScoreSection(simulators=("token_lookup", "chat"), chat=chat)
 
 
@@ -130,9 +130,11 @@ def test_ratings_are_counted_beside_the_labels(with_all_splits: Store) -> None:
     alone = estimate_labels(store, settings("highlighted"), judged_by("gpt-4o-mini"))
     assert alone.ratings is not None
     n_labels = alone.explainers[0].n_calls
-    assert alone.ratings.n_labels == n_labels
+    # Seven features once more under another's label.
+    n_rated = n_labels + 7
+    assert alone.ratings.n_labels == n_rated
     # At most two active windows, three silent and the five strongest each.
-    assert 5 * n_labels <= alone.ratings.n_calls <= 10 * n_labels
+    assert 5 * n_rated <= alone.ratings.n_calls <= 10 * n_rated
     assert alone.n_calls == n_labels + alone.ratings.n_calls
     assert alone.ratings.usd is not None
     assert alone.usd == alone.explainers[0].usd + alone.ratings.usd
@@ -142,11 +144,11 @@ def test_ratings_are_counted_beside_the_labels(with_all_splits: Store) -> None:
     several = settings("highlighted", candidates=3)
     best_of_three = estimate_labels(store, several, judged_by("llama"))
     assert best_of_three.ratings is not None
-    assert best_of_three.ratings.n_labels == 4 * n_labels
+    assert best_of_three.ratings.n_labels == 4 * n_labels + 7
     assert best_of_three.usd is None
     page = rendered(render_estimate(best_of_three), width=80)
     assert "gpt-4o-mini and llama" in page
-    assert f"{4 * n_labels} labels" in page
+    assert f"{4 * n_labels + 7} labels" in page
     assert max(map(len, page.splitlines())) <= 80
 
 

@@ -135,7 +135,7 @@ def test_of_several_labels_the_best_on_select_is_in_force_and_scored(asking: Any
         assert 0.02 < usd <= Decimal("0.03")
         scored = command("score", run, key=KEY)
         assert scored.returncode == 0, scored.stderr
-        assert "compared on `select`" in scored.stderr
+        assert "labels compared on `select`" in scored.stderr
         # A draw of a label is the same conversation again; a rating is asked for once.
         assert len(fake.sent_after_reply) == n_explain - len(
             rows(run, "SELECT DISTINCT request FROM calls WHERE purpose = 'explain'")
@@ -172,13 +172,25 @@ def test_of_several_labels_the_best_on_select_is_in_force_and_scored(asking: Any
     ((n_scored,),) = rows(
         run,
         f"SELECT count(DISTINCT label_id) FROM scores WHERE simulator = '{SIMULATOR}' "
-        "AND split = 'score'",
+        "AND split = 'score' AND scorer = 'simulation'",
     )
     assert n_scored == N_FEATURES
+    # And some features under the label of another.
+    shuffled = rows(
+        run,
+        f"SELECT label_id, value, reason, design->>'label_of' FROM scores "
+        f"WHERE simulator = '{SIMULATOR}' AND scorer = 'shuffled_label'",
+    )
+    assert len(shuffled) >= 2
+    own = {label_id: value for value, label_id in best.values()}
+    for label_id, value, reason, other in shuffled:
+        assert other is not None
+        assert reason if value is None else value < own[label_id]
     ((design,),) = rows(
         run,
         f"SELECT any_value(design) FROM scores WHERE simulator = '{SIMULATOR}' "
-        "AND split = 'score' AND metric = 'correlation' AND value IS NOT NULL",
+        "AND scorer = 'simulation' AND split = 'score' AND metric = 'correlation' "
+        "AND value IS NOT NULL",
     )
     facts = json.loads(design)
     assert facts["captured_mass"] == pytest.approx(1.0)

@@ -18,6 +18,7 @@ from scopenote.evaluate.score_label import (
     NO_SILENT_WINDOW,
     ScoredLabel,
     score_label,
+    score_shuffled,
 )
 from scopenote.evaluate.simulators import NOT_ITS_OWN_LABEL, Simulated
 from scopenote.label.explainers import TokenLookupExplainer
@@ -413,3 +414,25 @@ def test_a_broad_silent_firing_lowers_the_headline_and_not_the_classic_top() -> 
     before, after = scores(score=quiet), scores(score=loud)
     assert after["correlation"].value < before["correlation"].value - 0.1
     assert after["ev_correlation_top"].value == before["ev_correlation_top"].value
+
+
+def test_under_another_feature_s_label_a_score_is_its_own_kind_and_about_nothing() -> None:
+    class FollowsTheText(Oracle):
+        """Right under this feature's label, noise under any other."""
+
+        def simulate(self, label: Label, windows: Windows) -> Simulated:
+            if label.text == LABEL.text:
+                return super().simulate(label, windows)
+            noise = np.random.default_rng(5).normal(size=windows.token_ids.shape)
+            return Simulated(noise.astype(np.float32))
+
+    other = replace(EXPLAIN.feature_id, feature=EXPLAIN.feature_id.feature + 1)
+    judge = FollowsTheText(SCORE)
+    own = scores(simulator=judge)["correlation"]
+    shuffled = score_shuffled(LABEL, other, "other words", EXPLAIN, SCORE, judge, RESAMPLES)
+    assert own.value == pytest.approx(1)
+    assert abs(shuffled.value) < 0.3
+    assert (shuffled.label_id, shuffled.scorer) == (own.label_id, "shuffled_label")
+    assert (shuffled.metric, shuffled.contexts_hash) == ("correlation", own.contexts_hash)
+    assert shuffled.null_value == own.null_value
+    assert shuffled.design["label_of"] == str(other)
