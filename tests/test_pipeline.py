@@ -217,7 +217,7 @@ def test_five_kills_at_random_moments_change_nothing(
     assert processes_in(folder) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
     config: Path, undisturbed: Path, tmp_path: Path
@@ -234,7 +234,7 @@ def test_shards_collected_at_once_and_brought_together_give_the_same_tables(
     assert "nothing to do" in again.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_losses_asked_for_later_are_measured_once_as_if_asked_for_at_first(
     config: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
