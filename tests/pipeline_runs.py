@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -123,7 +124,11 @@ def wait_for_work(folder: Path, process: subprocess.Popen[str]) -> None:
     """Until this process has recorded its run: the first moment worth killing at."""
 
     def changed() -> int:
-        return max((f.stat().st_mtime_ns for f in folder.glob("work.duckdb*")), default=0)
+        times = [0]
+        for file in folder.glob("work.duckdb*"):
+            with suppress(FileNotFoundError):  # the write-ahead log comes and goes
+                times.append(file.stat().st_mtime_ns)
+        return max(times)
 
     before = changed()
     deadline = time.monotonic() + 120
