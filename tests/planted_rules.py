@@ -147,6 +147,22 @@ class RuleSimulator:
         return Simulated(holds[rows].astype(np.float32))
 
 
+@dataclass(frozen=True, slots=True)
+class RandomSimulator:
+    """Predicts at random, always the same for a label: nothing it says is about the feature."""
+
+    seed: int
+    share: float = 0.01
+    name: str = "random"
+    depends_on_order: bool = False
+    full_scale: float | None = 1.0
+
+    def simulate(self, label: Label, windows: Windows) -> Simulated:
+        """One at about this share of the tokens."""
+        draw = np.random.default_rng([self.seed, int(label.text or 0)])
+        return Simulated((draw.random(windows.token_ids.shape) < self.share).astype(np.float32))
+
+
 def a_label(text: str) -> Label:
     """A label that says this."""
     return Label(FEATURE, text, None, "by-hand", "1", (), source="human", author="test")

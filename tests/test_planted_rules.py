@@ -16,6 +16,7 @@ from scopenote.store.records import Score
 from .planted_rules import (
     FIRST_WORD,
     Planted,
+    RandomSimulator,
     RuleSimulator,
     Text,
     a_label,
@@ -165,3 +166,41 @@ def test_a_label_that_loses_or_gains_tokens_scores_less(density: float) -> None:
     for size in (default, of_a_judge):
         for dropped in found[size]["correlation"].values():
             assert dropped >= 0.9, (size, found)
+
+
+@pytest.mark.slow
+def test_the_best_of_ten_random_labels_gains_nothing_where_it_was_not_chosen() -> None:
+    select_text, score_text = write_text("select", 400, 3), write_text("score", 400, 4)
+    explain_text = write_text("explain", 400, 5)
+    gains: dict[str, list[float]] = {"select": [], "score": []}
+    for feature in range(200):
+        rng = np.random.default_rng([8, feature])
+        tokens = words_of_density(0.01, rng)
+        explain, select, score = (
+            keep(text, activations(in_set(text, tokens), text.token_ids, feature), feature)
+            for text in (explain_text, select_text, score_text)
+        )
+        found = {
+            planted_in.contexts.split: [
+                score_label(
+                    a_label(str(number)),
+                    explain.contexts,
+                    few_windows(planted_in.contexts, 30, 60),
+                    RandomSimulator(2 * feature + (planted_in is score)),
+                    RESAMPLES,
+                )
+                .scores[0]
+                .value
+                for number in range(10)
+            ]
+            for planted_in in (select, score)
+        }
+        chosen = int(np.argmax(found["select"]))
+        for split, values in found.items():
+            gains[split].append(values[chosen] - float(np.mean(values)))
+    means = {split: float(np.mean(of_split)) for split, of_split in gains.items()}
+    errors = {split: float(np.std(of_split) / 200**0.5) for split, of_split in gains.items()}
+    assert abs(means["score"]) < 2 * errors["score"]
+    # Reported where it was chosen, a label that says nothing would seem to.
+    assert means["select"] > 10 * errors["select"]
+    assert means["select"] > 0.01
