@@ -199,20 +199,19 @@ def _scores_block(saes: Sequence[SaeStatus]) -> Iterator[RenderableType]:
 
 
 def _ladder_table(ladder: Sequence[LadderRow]) -> Table:
-    table = _table(
-        "medians of", "by", "labels>", "score>", "token lookup>", "another's label>", "features>"
-    )
+    table = _table("labels by", "judged by", "scored>", "median>", "null>", "shuffled>")
     for row in ladder:
-        shuffled = f"{row.n_shuffled:,}" if row.n_shuffled else ""
-        if row.n_shuffled_undefined:
-            shuffled += f" ({row.n_shuffled_undefined:,} undefined)"
+        shuffled = ""
+        if row.n_shuffled:
+            undefined = row.n_shuffled_undefined
+            of = f"{row.n_shuffled:,}" + (f", {undefined:,} undefined" if undefined else "")
+            shuffled = f"{figure(row.shuffled_median)} ({of})"
         table.add_row(
             Text(visible(row.explainer)),
             Text(visible(row.simulator)),
             f"{row.n:,}",
             figure(row.median),
             figure(row.null_median),
-            figure(row.shuffled_median),
             shuffled,
         )
     return table

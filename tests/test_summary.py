@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console, RenderableType
 from scopenote.flows.summary import bytes_in_words, render_ending, render_status
 from scopenote.store.batch_record import Batch, add_batch, end_batch, note_state
+from scopenote.store.null_ladder import LadderRow
 from scopenote.store.run_folder import RunFolder
 from scopenote.store.schema import MIGRATIONS
 from scopenote.store.status import read_extremes, read_status
@@ -237,3 +238,12 @@ def test_the_batches_under_way_are_shown_and_those_that_ended_are_not(
     assert re.search(r"not yet submitted .* prepared +– +\$1.25", page)
     assert "b1" not in page
     assert "batches under way" not in rendered(render_status(replace(status, batches=()), FOLDER))
+
+
+def test_the_ladder_fits_eighty_columns_and_counts_what_is_undefined(tmp_path: Path) -> None:
+    with make_database() as connection:
+        status = read_status(connection, tmp_path / "none")
+        row = LadderRow("max_activations", "chat/gpt-4o-mini", 16_384, 0.61, 0.45, 20, 3, -0.002)
+        page = rendered(render_status(replace(status, ladder=(row,)), FOLDER), width=80)
+    assert "labels by        judged by" in page
+    assert "16,384    0.61  0.45  0.00 (20, 3 undefined)" in page.replace("−", "")

@@ -3,7 +3,7 @@
 By density and by how many active and silent windows are simulated, for the headline and for the
 classic top-and-random score. Features are planted (`tests/planted_rules.py`).
 
-    python tests/benchmarks/sanity_checks.py [--features 200]
+    python tests/benchmarks/sanity_checks.py [--features 100]
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SIZES = ((60, 4096), (60, 2000), (60, 500), (30, 60), (60, 20))
 def main() -> None:
     """Writes the table, as the README has it."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--features", type=int, default=200, help="planted for each density")
+    arguments.add_argument("--features", type=int, default=100, help="planted for each density")
     n_features = arguments.parse_args().features
     rows = ["density | active and silent windows | headline, half | twice | classic, half | twice"]
-    rows.append("|".join(["---"] * 6))
+    rows.append(" | ".join(["---"] * 6))
     for density in DENSITIES:
         for size, found in sanity_checks(density, n_features, SIZES).items():
             shares = [found[metric][label] for metric in METRICS for label in (HALF, TWICE)]
