@@ -61,6 +61,7 @@ class Asked:
         tally: the calls.
         lacking: what the endpoint turned out not to offer, and what it said about that.
         stopped: why asking ended early, where it did.
+        failed_windows: windows that a judge did not rate, by the reason.
         n_waiting: labels that wait for answers of batches.
         under_way: the batches under way at the end.
         held_back: how many requests wait until those have ended, by the reason.
@@ -71,6 +72,7 @@ class Asked:
     tally: Tally = field(default_factory=Tally)
     lacking: Mapping[str, str] = field(default_factory=dict)
     stopped: ScopenoteError | None = None
+    failed_windows: Counter[str] = field(default_factory=Counter)
     n_waiting: int = 0
     under_way: Sequence[Batch] = ()
     held_back: Counter[str] = field(default_factory=Counter)

@@ -72,6 +72,9 @@ AllowMismatch = Annotated[
         help="Go on also where an SAE fires or reconstructs as if it read another tensor.",
     ),
 ]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Ask a model again where it gave no reply before.")
+]
 OwnServer = Annotated[
     bool,
     typer.Option(
@@ -200,10 +203,7 @@ def explain(
         bool,
         typer.Option("--wait", help="With `batch = true`: stay until no batch is under way."),
     ] = False,
-    retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Ask a model again where it gave no reply before."),
-    ] = False,
+    retry_failed: RetryFailed = False,
     prefect_server: OwnServer = False,
 ) -> None:
     """Write labels from the contexts that were collected."""
@@ -222,6 +222,7 @@ def score(
     run: Run,
     config: FirstConfig = None,
     budget_usd: BudgetUsd = None,
+    retry_failed: RetryFailed = False,
     prefect_server: OwnServer = False,
 ) -> None:
     """Score the labels on text that none was written from."""
@@ -230,7 +231,7 @@ def score(
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .score_labels import score_labels
 
-        return score_labels(settings, folder, progress, budget)
+        return score_labels(settings, folder, progress, budget, retry_failed)
 
     run_stage("score", work, run, config, prefect_server)
 

@@ -83,6 +83,7 @@ class RateJob:
         progress: where it is shown.
         run_id: the run that the scores are of.
         budget_usd: what the whole run may cost, with what it has cost already.
+        retry_failed: send again what got no reply before.
         absorb: brings finished parts and journals into the database and publishes it.
     """
 
@@ -91,6 +92,7 @@ class RateJob:
     progress: Progress
     run_id: str
     budget_usd: Decimal | None
+    retry_failed: bool
     absorb: Callable[[], None]
 
     @property
@@ -117,15 +119,24 @@ class RateWork:
     stopped: list[ScopenoteError]
 
 
-@task(name="rate-labels", cache_policy=NO_CACHE, persist_result=False)
-def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> Counter[str]:
-    """Scores labels of neighbouring features into a part.
+@dataclass(slots=True)
+class RatedBatch:
+    """What came of some labels.
 
-    Returns:
-        Labels by the reason why their headline is undefined; "" where it is defined.
+    Attributes:
+        labels: by the reason why their headline is undefined; "" where it is defined.
+        failed_windows: by the reason.
     """
+
+    labels: Counter[str] = field(default_factory=Counter)
+    failed_windows: Counter[str] = field(default_factory=Counter)
+
+
+@task(name="rate-labels", cache_policy=NO_CACHE, persist_result=False)
+def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> RatedBatch:
+    """Scores labels of neighbouring features into a part."""
     if work.stopped:
-        return Counter()
+        return RatedBatch()
     scored: list[ScoredLabel] = []
     for label, explain, score, simulator in _with_contexts(sae_id, label_ids, work):
         settings = _settings(work.job)
@@ -157,10 +168,17 @@ def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> Counter
     scores = [each for one in scored for each in one.scores]
     simulations = [each for one in scored for each in one.simulations]
     if scores:
-        content = [[each.label_id, each.simulator, each.contexts_hash] for each in scores]
+        # The run too: what failed and is asked for again may have the same windows.
+        content = [
+            work.job.run_id,
+            *([each.label_id, each.scorer, each.simulator, each.contexts_hash] for each in scores),
+        ]
         tables = score_tables(scores, simulations, work.job.run_id)
         write_part(work.job.folder.parts, f"score-{content_hash(content)}", "score", tables, {})
-    return Counter(each.reason or "" for each in scores if each.metric == HEADLINE)
+    return RatedBatch(
+        Counter(each.reason or "" for each in scores if each.metric == HEADLINE),
+        Counter(each.reason or "" for each in simulations if each.status == "failed"),
+    )
 
 
 def rate_labels(job: RateJob, rated: Asked) -> None:
@@ -277,7 +295,7 @@ def _rate(
     ):
         recorded = RecordedClient(
             client=client,
-            known=KnownCalls(store, job.folder.journal),
+            known=KnownCalls(store, job.folder.journal, job.retry_failed),
             journal=journal,
             records=CallRecords(prices, PURPOSE, kept_logprobs=digits_of),
             budget=budget,
@@ -304,7 +322,9 @@ def _rate(
             for sae_id, label_ids in _blocks(step.missing)
         ]
         for future in as_completed(futures):
-            counted += future.result()
+            batch: RatedBatch = future.result()
+            counted += batch.labels
+            rated.failed_windows += batch.failed_windows
     if stopped:
         rated.stopped = stopped[0]
     return counted

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from ..evaluate.intervals import Resamples, draw_resamples
 from ..evaluate.score_label import ScoreSettings, score_label, score_shuffled
 from ..evaluate.simulators import TokenLookupSimulator
+from ..label.labelling import NO_REPLY
 from ..label.token_lookup import fit_token_lookup
 from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
@@ -27,6 +28,7 @@ from ..store.records import FeatureContexts, FeatureId, Label, Score, content_ha
 from ..store.run_folder import RunFolder, clear_disk_errors
 from ..store.scores import (
     count_scored_labels,
+    forget_unrated,
     labels_to_shuffle,
     score_tables,
     unscored_features,
@@ -62,7 +64,11 @@ class ScoreWork:
 
 @flow(name="score-labels", validate_parameters=False, task_runner=side_by_side())
 def score_labels(
-    config: Config, folder: RunFolder, progress: Progress, budget_usd: Decimal | None = None
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    budget_usd: Decimal | None = None,
+    retry_failed: bool = False,
 ) -> StageReport:
     """Scores the labels that a simulator has not scored, and publishes the scores.
 
@@ -71,6 +77,7 @@ def score_labels(
         folder: of the run.
         progress: where it is shown.
         budget_usd: what the calls of the run may cost, with those made before.
+        retry_failed: have labels rated again of which windows got no reply.
 
     Raises:
         EndpointRefuses: the model's endpoint answers no request; what was scored is kept.
@@ -101,8 +108,13 @@ def score_labels(
                 progress=progress,
                 run_id=run.run_id,
                 budget_usd=budget_usd,
+                retry_failed=retry_failed,
                 absorb=partial(_absorb_and_publish, folder),
             )
+            if retry_failed:
+                with open_work(folder.path) as work:
+                    forget_unrated(work, job.simulator, NO_REPLY)
+                    publish_if_behind(work, folder.path)
             rate_labels(job, rated)
             undefined += rated.labels
         n_scored = undefined.total()
@@ -114,6 +126,10 @@ def score_labels(
                 unit="labels",
                 done=n_scored,
                 already_done=n_labels - n_scored,
+                failures={
+                    f"windows to be rated: {reason}": n
+                    for reason, n in sorted(rated.failed_windows.items())
+                },
                 seconds=time.monotonic() - started,
                 notes=(
                     *_notes(undefined, n_scored),

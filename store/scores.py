@@ -11,8 +11,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from .database import REVISION, set_meta, transaction
 from .null_ladder import SHUFFLED
-from .records import Score, Simulation
+from .records import Score, Simulation, content_hash
 
 _SCORES = pa.schema(
     {
@@ -196,6 +197,33 @@ def shuffled_labels(
         {"simulator": simulator, "n": n, "shuffled": SHUFFLED},
     ).fetchall()
     return {row[0]: ShuffledLabel(*row) for row in rows}
+
+
+def forget_unrated(connection: duckdb.DuckDBPyConnection, simulator: str, reason: str) -> int:
+    """Removes a judge's scores of labels of which windows failed for such a reason; how many.
+
+    What it was given of other features' labels keeps no windows: there any failure counts.
+    """
+    found = connection.execute(
+        """
+        SELECT DISTINCT label_id FROM simulations
+        WHERE simulator = $simulator AND status = 'failed' AND contains(reason, $reason)
+        UNION SELECT label_id FROM scores
+        WHERE simulator = $simulator AND scorer = $shuffled
+            AND CAST(design->>'n_failed_windows' AS INTEGER) > 0
+        """,
+        {"simulator": simulator, "reason": reason, "shuffled": SHUFFLED},
+    ).fetchall()
+    if found:
+        names = [label_id for (label_id,) in found]
+        with transaction(connection):
+            for table in ("scores", "simulations"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE simulator = ? AND label_id IN (SELECT unnest(?))",
+                    [simulator, names],
+                )
+            set_meta(connection, REVISION, content_hash([simulator, names]))
+    return len(found)
 
 
 def count_scored_labels(

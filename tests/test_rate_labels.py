@@ -214,3 +214,40 @@ def test_a_judge_that_refuses_the_key_stops_the_scoring(asking: Any) -> None:
         assert stopped.returncode == 2, stopped.stderr
         assert "the endpoint refuses the key" in stopped.stderr
     assert rows(run, f"SELECT count(*) FROM scores WHERE simulator = '{SIMULATOR}'") == [(0,)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_windows_without_a_reply_are_failures_until_they_are_asked_for_again(asking: Any) -> None:
+    is_down = True
+
+    def down_at_first(asked: Asked) -> Answer:
+        if is_down and "⟦label⟧\n" in asked.text and int(asked.conversation, 16) % 4 == 0:
+            return error(400, "not now")
+        return write_and_rate(asked)
+
+    failed = (
+        f"SELECT count(*) FROM simulations WHERE simulator = '{SIMULATOR}' AND status = 'failed' "
+        "AND reason = 'no reply from the model: bad request'"
+    )
+    with serve(down_at_first) as fake:
+        run, config = asking(fake)
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        scored = command("score", run, key=KEY)
+        assert scored.returncode == 3, scored.stderr
+        ((n_failed,),) = rows(run, failed)
+        assert n_failed > 50
+        assert f"{n_failed:,} failed: windows to be rated: no reply" in scored.stderr
+        is_down = False
+        n_asked = fake.n_asked
+        again = command("score", run, "--retry-failed", key=KEY)
+        assert again.returncode == 0, again.stderr
+        assert rows(run, failed) == [(0,)]
+        assert fake.n_asked > n_asked
+        assert_the_ledger_is_the_servers(run, fake)
+    ((n_scored,),) = rows(
+        run,
+        f"SELECT count(*) FROM scores WHERE simulator = '{SIMULATOR}' AND split = 'score' "
+        "AND scorer = 'simulation' AND metric = 'correlation'",
+    )
+    assert n_scored >= N_FEATURES
