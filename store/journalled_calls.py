@@ -23,28 +23,37 @@ class Placed(NamedTuple):
 
 
 class JournalReading:
-    """One journal, read line by line.
-
-    Attributes:
-        n_dropped: lines met so far that are not whole: torn by a kill (the last one), or damaged.
-            Their requests count as never sent. Of a journal still written the last line may
-            be on its way.
-    """
+    """One journal, read line by line."""
 
     def __init__(self, file: BinaryIO) -> None:
         """Reads this file, which the caller closes."""
-        self.n_dropped = 0
+        self._n_damaged = 0
+        self._has_torn_end = False
         self._file = file
+        self._offset = 0
         self._shared: dict[str, list[Any]] = {}
 
+    @property
+    def n_dropped(self) -> int:
+        """Lines met so far that are not whole: torn by a kill (the last one), or damaged.
+
+        Their requests count as never sent. Of a journal still written the last line may be on its
+        way.
+        """
+        return self._n_damaged + self._has_torn_end
+
     def calls(self) -> Iterator[Placed]:
-        """All whole calls, in the order of writing."""
-        offset = 0
+        """All whole calls, in the order of writing; from the second time on those that are new."""
+        self._file.seek(self._offset)
+        self._has_torn_end = False
         for line in self._file:
+            if not line.endswith(b"\n"):
+                self._has_torn_end = True
+                return
+            offset, self._offset = self._offset, self._offset + len(line)
             call = self._read(line)
             if call is not None:
                 yield Placed(call, offset)
-            offset += len(line)
 
     def call_at(self, offset: int) -> Call:
         """The call of a line that `calls` gave."""
@@ -57,12 +66,12 @@ class JournalReading:
         try:
             return read_line(line, self._shared)
         except ValueError:
-            self.n_dropped += 1
+            self._n_damaged += 1
             return None
 
 
 class _Place(NamedTuple):
-    journal: int
+    reading: JournalReading
     offset: int
     has_reply: bool
 
@@ -72,31 +81,37 @@ class JournalledCalls:
 
     Made before the database is asked, it misses nothing together with it: what is absorbed from
     then on stays readable here. In memory are places only. Use it as a context manager.
-
-    Attributes:
-        n_dropped: lines that were not whole.
     """
 
     def __init__(self, folder: Path) -> None:
         """Reads through all journals in this folder, the run's `journal/`."""
-        self._readings: list[JournalReading] = []
+        self._folder = folder
+        self._readings: dict[Path, JournalReading] = {}
         self._places: dict[str, _Place] = {}
-        with ExitStack() as files:
-            for path in list_journals(folder):
-                # One that is gone by now was absorbed.
-                with suppress(FileNotFoundError):
-                    self._add(JournalReading(files.enter_context(path.open("rb"))))
-            self._files = files.pop_all()
-        self.n_dropped = sum(reading.n_dropped for reading in self._readings)
+        self._files = ExitStack()
+        self.read_on()
 
-    def _add(self, reading: JournalReading) -> None:
-        for call, offset in reading.calls():
-            before = self._places.get(call.request_hash)
-            # The first reply stays, for it is what was used; a failure gives way to what follows.
-            if before is None or not before.has_reply:
-                place = _Place(len(self._readings), offset, call.reply is not None)
-                self._places[call.request_hash] = place
-        self._readings.append(reading)
+    @property
+    def n_dropped(self) -> int:
+        """Lines that were not whole."""
+        return sum(reading.n_dropped for reading in self._readings.values())
+
+    def read_on(self) -> None:
+        """Reads what was written since."""
+        for path in list_journals(self._folder):
+            # One that is gone by now was absorbed.
+            with suppress(FileNotFoundError):
+                if path not in self._readings:
+                    self._readings[path] = JournalReading(
+                        self._files.enter_context(path.open("rb"))
+                    )
+        for reading in self._readings.values():
+            for call, offset in reading.calls():
+                before = self._places.get(call.request_hash)
+                # The first reply stays, for it is what was used; a failure gives way.
+                if before is None or not before.has_reply:
+                    place = _Place(reading, offset, call.reply is not None)
+                    self._places[call.request_hash] = place
 
     def __len__(self) -> int:
         """How many requests have a call."""
@@ -105,7 +120,7 @@ class JournalledCalls:
     def find(self, request_hash: str) -> Call | None:
         """What came of a request: the first reply, else the last failure, else None."""
         place = self._places.get(request_hash)
-        return None if place is None else self._readings[place.journal].call_at(place.offset)
+        return None if place is None else place.reading.call_at(place.offset)
 
     def close(self) -> None:
         """Lets the files go."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 
 from .calls import find_calls
 from .database import Store
@@ -14,7 +15,8 @@ from .records import Call
 class KnownCalls:
     """The calls in a run's published database, and those that this process journals.
 
-    In memory are the hashes only, eight bytes of each; threads may share it.
+    In memory are the hashes only, eight bytes of each, and the places in the journal of those made
+    here once one of them is asked for again. Threads may share it.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class KnownCalls:
         ).fetchall()
         self._stored = {int(request_hash, 16) for (request_hash,) in rows}
         self._added: set[int] = set()
+        self._reading = Lock()
+        self._journalled: JournalledCalls | None = None
 
     def add(self, call: Call) -> None:
         """Notes a call that was journalled."""
@@ -59,11 +63,16 @@ class KnownCalls:
         """
         number = int(request_hash, 16)
         if number in self._added:
-            # Two features with the very same prompt: seldom enough to read through the journal.
-            with JournalledCalls(self._journal) as journalled:
-                found = journalled.find(request_hash)
-                if found is not None:
-                    return found
+            # Two features with the very same prompt, two candidates that say the same.
+            with self._reading:
+                if self._journalled is None:
+                    self._journalled = JournalledCalls(self._journal)
+                found = self._journalled.find(request_hash)
+                if found is None:
+                    self._journalled.read_on()
+                    found = self._journalled.find(request_hash)
+            if found is not None:
+                return found
         if number in self._stored:
             with self._store.cursor() as connection:
                 return find_calls(connection, [request_hash])[request_hash]
