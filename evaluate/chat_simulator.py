@@ -73,16 +73,15 @@ class ChatSimulator:
         outcomes = self.run(self._rate_all(label, windows))
         predicted = np.zeros(windows.token_ids.shape, dtype=np.float32)
         failures: dict[int, str] = {}
-        masses: list[float] = []
+        mass: dict[int, float] = {}
         for row, outcome in enumerate(outcomes):
             if isinstance(outcome, str):
                 failures[row] = outcome
                 continue
             predicted[row, : len(outcome.values)] = outcome.values
             if outcome.mass is not None:
-                masses.append(outcome.mass)
-        facts = {"captured_mass": float(np.mean(masses)) if masses else None}
-        return Simulated(predicted, failures, facts)
+                mass[row] = outcome.mass
+        return Simulated(predicted, failures, mass)
 
     async def _rate_all(self, label: Label, windows: Windows) -> list[Rated | str]:
         return await asyncio.gather(

@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from .correlation import WindowMoments, correlation_of_sums
+from .screening import FirstPhase, require_rated_among_screened, unrated_kind
 
 # A prime, so that document numbers in steps of a power of two still spread over all groups.
 N_GROUPS = 509
@@ -82,10 +83,29 @@ class Design:
     Attributes:
         document: a number per document, the same wherever the document occurs.
         is_silent: True in the silent stratum, False in the active.
+        is_suspect: where a screen of the silent windows fires; None if there was no screen.
+        screened: all silent windows that were screened; None likewise.
+
+    Raises:
+        ValueError: the screen's two parts do not fit each other or the windows.
     """
 
     document: Int64[np.ndarray, " W"]
     is_silent: Bool[np.ndarray, " W"]
+    is_suspect: Bool[np.ndarray, " W"] | None = None
+    screened: FirstPhase | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_suspect is None and self.screened is None:
+            return
+        if self.is_suspect is None or self.screened is None:
+            raise ValueError("`is_suspect` and `screened` are given together or not at all")
+        if self.is_suspect[~self.is_silent].any():
+            raise ValueError("only silent windows are screened, and an active one is a suspect")
+        suspects = self.is_suspect[self.is_silent]
+        require_rated_among_screened(suspects, self.screened)
+        if missing := unrated_kind(suspects, self.screened):
+            raise ValueError(missing)
 
 
 def draw_resamples(seed: int, n_resamples: int = 1000) -> Resamples:
@@ -161,17 +181,64 @@ def _resampled(
     if is_active.all():
         return np.stack([_correlations(active)] * 2)
 
-    weight = moments.weight[design.is_silent]
-    no_truth = of_window[[0, 1, 2, 4]]  # 1, n, p and pp
-    silent = _drawn(no_truth[:, design.is_silent], weight, groups[design.is_silent], resamples)
-    picked = (resamples.pseudo_pick * int(is_active.sum())).astype(np.intp)
-    pseudo = no_truth[:, is_active][:, picked] * (resamples.pseudo_weight * weight.mean())
     zero = -moments.true.mean / moments.true.sd  # the truth 0, measured as t is
+    no_truth = of_window[[0, 1, 2, 4]]  # 1, n, p and pp
+    in_silence = _screened_silence if design.screened else _silence
     plain, guarded = (
-        _correlations(active + _with_truth(zero, _scaled_to(weight.sum(), drawn)))
-        for drawn in (silent, silent + pseudo)
+        _correlations(active + _with_truth(zero, silent))
+        for silent in in_silence(no_truth, moments.weight, design, resamples)
     )
     return np.stack([plain, guarded])
+
+
+def _silence(
+    rows: Float64[np.ndarray, "4 W"],
+    weight: Float64[np.ndarray, " W"],
+    design: Design,
+    resamples: Resamples,
+) -> tuple[Float64[np.ndarray, "4 B"], Float64[np.ndarray, "4 B"]]:
+    """The silent stratum's sums in each resample, plain and with the pseudo-window."""
+    is_silent = design.is_silent
+    population = weight[is_silent].sum()
+    groups = design.document[is_silent] % N_GROUPS
+    drawn = _drawn(rows[:, is_silent], weight[is_silent], groups, resamples)
+    pseudo = _pseudo_windows(rows[:, ~is_silent], weight[is_silent].mean(), resamples)
+    return _scaled_to(population, drawn), _scaled_to(population, drawn + pseudo)
+
+
+def _screened_silence(
+    rows: Float64[np.ndarray, "4 W"],
+    weight: Float64[np.ndarray, " W"],
+    design: Design,
+    resamples: Resamples,
+) -> tuple[Float64[np.ndarray, "4 B"], Float64[np.ndarray, "4 B"]]:
+    """The same of suspects and others apart, each for its share of the screened windows drawn."""
+    first, suspects = design.screened, design.is_suspect
+    assert first is not None and suspects is not None
+    both = np.stack([first.is_suspect, ~first.is_suspect]).astype(np.float64)
+    found = _drawn(both, first.weight, first.document % N_GROUPS, resamples)
+    found *= weight[design.is_silent].sum() / found.sum(axis=0)
+    plain, guarded = np.zeros((2, 4, len(resamples)))
+    kinds = (~suspects & design.is_silent, found[1]), (suspects, found[0])
+    for shift, (is_kind, population) in enumerate(each for each in kinds if each[0].any()):
+        groups = design.document[is_kind] % N_GROUPS
+        drawn = _drawn(rows[:, is_kind], weight[is_kind], groups, resamples)
+        pseudo = _pseudo_windows(
+            rows[:, ~design.is_silent], weight[is_kind].mean(), resamples, shift
+        )
+        plain += np.where(population > 0, _scaled_to(population, drawn), 0.0)
+        guarded += _scaled_to(population, drawn + pseudo)
+    return plain, guarded
+
+
+def _pseudo_windows(
+    active: Float64[np.ndarray, "K A"], weight: float, resamples: Resamples, shift: int = 0
+) -> Float64[np.ndarray, "K B"]:
+    """The pseudo-window of each resample; with another shift, one that is independent of it."""
+    picked = (np.roll(resamples.pseudo_pick, shift) * active.shape[1]).astype(np.intp)
+    pseudo: Float64[np.ndarray, "K B"]
+    pseudo = active[:, picked] * (np.roll(resamples.pseudo_weight, shift) * weight)
+    return pseudo
 
 
 def _drawn(
@@ -190,7 +257,9 @@ def _drawn(
     return drawn
 
 
-def _scaled_to(n_windows: float, drawn: Float64[np.ndarray, "K B"]) -> Float64[np.ndarray, "K B"]:
+def _scaled_to(
+    n_windows: float | Float64[np.ndarray, " B"], drawn: Float64[np.ndarray, "K B"]
+) -> Float64[np.ndarray, "K B"]:
     """The drawn sums, of which the first counts windows, for so many windows."""
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled: Float64[np.ndarray, "K B"] = drawn * (n_windows / drawn[0])

@@ -1,79 +1,23 @@
 """Scores one label of one feature: the headline, the classic and what belongs beside them.
 
-Contexts in, rows out. What the numbers mean is said in `correlation`, `intervals`, `silence` and
-`classic`; here is over which windows they are taken, and what is kept of them.
-
-Predictions are kept for the active sample and the top windows, and every failure is kept. Those
-on silent windows are not: they are most of the bulk, and for the token lookup a function of the
-`explain` contexts that can be computed again.
+Contexts in, rows out. Every prediction is kept, and every failure, so that each metric can be
+computed again from them. The one exception are the token lookup's predictions on silent windows:
+they are most of the bulk, and can be computed again from the `explain` contexts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
-from typing import Any, Literal
-
-import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt64
+from typing import Literal
 
 from ..label.token_lookup import fit_token_lookup
 from ..store.null_ladder import SHUFFLED
 from ..store.records import FeatureContexts, FeatureId, Label, Score, Simulation
-from .classic import N_QUARTERS, N_WINDOWS, draw_random_windows, quarters_by_peak
-from .correlation import (
-    NOTHING_SIMULATED,
-    Correlation,
-    Undefined,
-    WindowMoments,
-    correlation_of,
-    ev_correlation,
-    window_moments,
-)
-from .explained import absolute_deviation_explained, r_squared
-from .intervals import (
-    TOO_FEW_DOCUMENTS,
-    Design,
-    Resamples,
-    difference_interval,
-    guarded_interval,
-)
-from .scored_windows import Rows, ScoredWindows, lay_out, require_unseen
-from .silence import ceiling, predictions_in_silence
-from .simulators import Simulated, Simulator, TokenLookupSimulator, simulate_blind
-
-Measure = Callable[
-    [Float32[np.ndarray, "W T"], Float32[np.ndarray, "W T"], Bool[np.ndarray, "W T"]], Correlation
-]
-SCORER = "simulation"
-HEADLINE = "correlation"
-CLASSIC: Mapping[str, Measure] = {
-    "ev_correlation": ev_correlation,
-    "ev_r_squared": r_squared,
-    "ev_absolute_deviation_explained": absolute_deviation_explained,
-}
-CLASSIC_WINDOWS = ("top", "random", "top_and_random")
-QUARTERS = tuple(f"correlation_quarter_{number}" for number in range(1, N_QUARTERS + 1))
-METRICS = (
-    HEADLINE,
-    *(f"{name}_{windows}" for windows in CLASSIC_WINDOWS for name in CLASSIC),
-    *QUARTERS,
-)
-
-NO_QUARTERS = "the feature has fewer active windows than there are quarters"
-ITSELF_THE_NULL = "the simulator is the null itself"
-NO_ACTIVE_WINDOW = "no simulated window stands for the active part of the split"
-NO_SILENT_WINDOW = "no simulated window stands for the silent part of the split"
-NO_LABEL = "there is no label"
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreSettings:
-    """What a user may choose: the intervals' level; the seed of random windows and of order."""
-
-    level: float = 0.95
-    seed: int = 0
+from .intervals import Resamples
+from .label_figures import BY_DEFAULT, LabelFigures, ScoreSettings
+from .metrics import HEADLINE, ITSELF_THE_NULL, METRICS, NO_LABEL, SCORER
+from .scored_windows import lay_out, require_unseen
+from .simulators import Simulator, TokenLookupSimulator, simulate_blind
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +34,7 @@ def score_label(
     score: FeatureContexts,
     simulator: Simulator | Literal["token_lookup"],
     resamples: Resamples,
-    settings: ScoreSettings = ScoreSettings(),
+    settings: ScoreSettings = BY_DEFAULT,
 ) -> ScoredLabel:
     """Simulates the windows of `score` under the label and scores the predictions.
 
@@ -112,7 +56,7 @@ def score_label(
 
     table = lay_out(score)
     simulated = simulate_blind(chosen, label, table.windows, settings.seed)
-    judge = _Judge(
+    figures = LabelFigures(
         blank=blank,
         score=score,
         table=table,
@@ -122,8 +66,8 @@ def score_label(
         resamples=resamples,
         settings=settings,
     )
-    scores = [judge.headline(), *judge.classic(), *judge.quarters()]
-    return ScoredLabel(scores, judge.simulations())
+    scores = [figures.headline(), *figures.classic(), *figures.quarters()]
+    return ScoredLabel(scores, figures.simulations())
 
 
 def score_shuffled(
@@ -134,8 +78,8 @@ def score_shuffled(
     score: FeatureContexts,
     simulator: Simulator,
     resamples: Resamples,
-    settings: ScoreSettings = ScoreSettings(),
-) -> Score:
+    settings: ScoreSettings = BY_DEFAULT,
+) -> ScoredLabel:
     """The headline that a feature's windows get under another feature's label: about 0, or worse.
 
     Args:
@@ -149,13 +93,17 @@ def score_shuffled(
         settings: likewise.
     """
     taken = label if text is None else replace(label, text=text)
-    headline = score_label(taken, explain, score, simulator, resamples, settings).scores[0]
-    return replace(
-        headline,
+    scored = score_label(taken, explain, score, simulator, resamples, settings)
+    headline = replace(
+        scored.scores[0],
         label_id=label.label_id,
         scorer=SHUFFLED,
-        design={**headline.design, "label_of": str(other)},
+        design={**scored.scores[0].design, "label_of": str(other)},
     )
+    simulations = [
+        replace(each, label_id=label.label_id, scorer=SHUFFLED) for each in scored.simulations
+    ]
+    return ScoredLabel([headline], simulations)
 
 
 def _unit(simulator: Simulator, explain: FeatureContexts) -> float:
@@ -164,222 +112,3 @@ def _unit(simulator: Simulator, explain: FeatureContexts) -> float:
         return 1.0
     peaks = [part.activations.max() for part in (explain.top, explain.active) if len(part)]
     return float(max(peaks, default=0.0)) / simulator.full_scale
-
-
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    """The predictions for one label beside the truth, and the rows that come of it.
-
-    Attributes:
-        unit: what one unit of the predictions is in the activation's.
-    """
-
-    blank: Score
-    score: FeatureContexts
-    table: ScoredWindows
-    simulated: Simulated
-    null_predicted: Float32[np.ndarray, "W T"] | None
-    unit: float
-    resamples: Resamples
-    settings: ScoreSettings
-
-    def headline(self) -> Score:
-        """The correlation at natural density, with its interval."""
-        sampled = np.arange(self.table.n_active + self.table.n_silent)
-        rows = self._simulated(sampled)
-        n_failed = len(sampled) - len(rows)
-        weight = self._weights(rows)
-        rows, weight = rows[weight > 0], weight[weight > 0]
-        design = Design(self.table.windows.document[rows], rows >= self.table.n_active)
-        missing = self._missing_stratum(design)
-        found = (
-            Undefined(missing) if missing else self._moments(rows, weight, self.simulated.predicted)
-        )
-        facts = {
-            **self._facts(found, design),
-            **self.simulated.facts,
-            "n_failed_windows": n_failed,
-        }
-
-        interval = None
-        if isinstance(found, WindowMoments):
-            interval = guarded_interval(found, design, self.resamples, self.settings.level)
-            if interval is None:
-                facts["interval_reason"] = TOO_FEW_DOCUMENTS
-        scored = replace(
-            self._row(HEADLINE, rows, correlation_of(found), facts),
-            ci_low=interval.low if interval else None,
-            ci_high=interval.high if interval else None,
-        )
-        if self.null_predicted is None:
-            return scored
-        of_null = self._moments(rows, weight, self.null_predicted)
-        return self._with_lift_interval(
-            _beside(scored, correlation_of(of_null)), found, of_null, design
-        )
-
-    def classic(self) -> list[Score]:
-        """The scores of the literature on the top windows, on random ones, and on both."""
-        top = self._simulated(self.table.top[:N_WINDOWS])
-        random = self._simulated(draw_random_windows(self.score, self.settings.seed))
-        both = np.concatenate([top, random[~np.isin(random, top)]])
-        facts = {"seed": self.settings.seed}
-        return [
-            self._agreement(f"{name}_{windows}", measure, rows, facts)
-            for windows, rows in zip(CLASSIC_WINDOWS, (top, random, both), strict=True)
-            for name, measure in CLASSIC.items()
-        ]
-
-    def quarters(self) -> list[Score]:
-        """The correlation within each quarter of the active sample, by strength."""
-        return [
-            self._agreement(metric, ev_correlation, self._simulated(rows), {})
-            if len(rows)
-            else replace(self.blank, metric=metric, reason=NO_QUARTERS, lift_reason=NO_QUARTERS)
-            for metric, rows in zip(QUARTERS, quarters_by_peak(self.score.active), strict=True)
-        ]
-
-    def _agreement(self, metric: str, measure: Measure, rows: Rows, facts: dict[str, Any]) -> Score:
-        truth, is_token = self.table.truth[rows], self.table.is_token[rows]
-        result = measure(np.float32(self.unit) * self.simulated.predicted[rows], truth, is_token)
-        if result.reason == NOTHING_SIMULATED:
-            result = Correlation(None, self._nothing())
-        scored = self._row(metric, rows, result, facts)
-        if self.null_predicted is None:
-            return scored
-        return _beside(scored, measure(self.null_predicted[rows], truth, is_token))
-
-    def simulations(self) -> list[Simulation]:
-        """The predictions worth keeping, and every failure."""
-        failures, names = self.simulated.failures, self.table.windows.window_id
-        n_tokens = self.table.n_tokens
-        rows = [row for row in self.table.kept.tolist() if row not in failures]
-        kept = [
-            self._simulation(int(names[row]), self.simulated.predicted[row, : n_tokens[row]])
-            for row in rows
-        ]
-        return kept + [
-            replace(self._simulation(int(names[row]), None), status="failed", reason=reason)
-            for row, reason in sorted(failures.items())
-        ]
-
-    def _simulation(self, name: int, predicted: Float32[np.ndarray, " T"] | None) -> Simulation:
-        return Simulation(self.blank.label_id, self.blank.simulator, name, predicted)
-
-    def _simulated(self, rows: Rows) -> Rows:
-        """Those of the rows that were simulated."""
-        if not self.simulated.failures:
-            return rows
-        return rows[~np.isin(rows, list(self.simulated.failures))]
-
-    def _weights(self, rows: Rows) -> Float64[np.ndarray, " R"]:
-        """How many windows of the split each row stands for, failures made up for."""
-        weight = self.table.windows.copies[rows].astype(np.float64)
-        is_silent = rows >= self.table.n_active
-        for part, stratum in ((~is_silent, self.score.active), (is_silent, self.score.silent)):
-            if part.any():
-                weight[part] *= stratum.population_windows / weight[part].sum()
-        return weight
-
-    def _missing_stratum(self, design: Design) -> str | None:
-        """Why the rows cannot stand for the whole split, if they cannot."""
-        if not len(design.is_silent):
-            return self._nothing()
-        if self.score.active.population_windows and design.is_silent.all():
-            return NO_ACTIVE_WINDOW
-        if self.score.silent.population_windows and not design.is_silent.any():
-            return NO_SILENT_WINDOW
-        return None
-
-    def _nothing(self) -> str:
-        reasons = set(self.simulated.failures.values())
-        return f"{NOTHING_SIMULATED}: {reasons.pop()}" if len(reasons) == 1 else NOTHING_SIMULATED
-
-    def _moments(
-        self,
-        rows: Rows,
-        weight: Float64[np.ndarray, " R"],
-        predicted: Float32[np.ndarray, "W T"],
-    ) -> WindowMoments | Undefined:
-        # As a rule no window failed, and the rows need no copying.
-        part = slice(len(rows)) if np.array_equal(rows, np.arange(len(rows))) else rows
-        return window_moments(
-            predicted[part], self.table.truth[part], self.table.is_token[part], weight
-        )
-
-    def _row(self, metric: str, rows: Rows, result: Correlation, facts: dict[str, Any]) -> Score:
-        return replace(
-            self.blank,
-            metric=metric,
-            value=result.value,
-            reason=result.reason,
-            lift_reason=ITSELF_THE_NULL if self.null_predicted is None else None,
-            n_windows=len(rows),
-            n_tokens=int(self.table.n_tokens[rows].sum()),
-            design=facts,
-            contexts_hash=_hash_of(self.table.windows.window_id[rows]),
-        )
-
-    def _with_lift_interval(
-        self,
-        scored: Score,
-        found: WindowMoments | Undefined,
-        of_null: WindowMoments | Undefined,
-        design: Design,
-    ) -> Score:
-        if isinstance(found, Undefined) or isinstance(of_null, Undefined):
-            return scored
-        level = self.settings.level
-        interval = difference_interval(found, of_null, design, self.resamples, level)
-        if interval is None:
-            return scored
-        return replace(scored, lift_ci_low=interval.low, lift_ci_high=interval.high)
-
-    def _facts(self, found: WindowMoments | Undefined, design: Design) -> dict[str, Any]:
-        """What the headline was taken over, and what silence costs it."""
-        score = self.score
-        return {
-            "n_active_windows": int((~design.is_silent).sum()),
-            "n_silent_windows": int(design.is_silent.sum()),
-            "population_active_windows": score.active.population_windows,
-            "population_silent_windows": score.silent.population_windows,
-            "n_documents": _count_distinct(design.document),
-            "density": score.n_active / score.n_tokens if score.n_tokens else None,
-            **self._silence(found, design),
-            "n_resamples": len(self.resamples),
-            "resamples_seed": self.resamples.seed,
-            "level": self.settings.level,
-        }
-
-    def _silence(self, found: WindowMoments | Undefined, design: Design) -> dict[str, float | None]:
-        """Mean and noise of the predictions on silent windows, and the ceiling they set."""
-        unknown = {"silent_mean": None, "silent_sd": None, "ceiling": None}
-        if isinstance(found, Undefined):
-            return {**unknown}
-        silence = predictions_in_silence(found, design.is_silent)
-        if silence is None:
-            return {**unknown}
-        return {
-            "silent_mean": silence.predicted.mean,
-            "silent_sd": silence.predicted.sd,
-            "ceiling": ceiling(found.true, silence.in_units_of(self.unit)),
-        }
-
-
-def _beside(scored: Score, null: Correlation) -> Score:
-    """The score with the null's on the same windows, and the lift over it."""
-    if scored.value is None:
-        return replace(scored, null_value=null.value, lift_reason=scored.reason)
-    if null.value is None:
-        return replace(scored, lift_reason=f"the null's score is undefined: {null.reason}")
-    return replace(scored, null_value=null.value, lift=scored.value - null.value)
-
-
-def _hash_of(window_ids: UInt64[np.ndarray, " W"]) -> str:
-    """A hash of the windows' names, whatever their order."""
-    return blake2b(np.sort(window_ids).astype("<u8").tobytes(), digest_size=8).hexdigest()
-
-
-def _count_distinct(values: Int64[np.ndarray, " W"]) -> int:
-    """How many different values there are (a sort; np.unique and set take ten times as long)."""
-    return int(np.count_nonzero(np.diff(np.sort(values)))) + 1 if len(values) else 0

@@ -6,14 +6,16 @@ sample. Left out: what is predicted for them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float32, Int64, UInt64
 
 from ..store.errors import ScopenoteError
-from ..store.records import FeatureContexts, Windows
+from ..store.records import FeatureContexts, Stratum, Windows
+from .classic import N_WINDOWS
 
 Rows = npt.NDArray[np.intp]
 
@@ -75,6 +77,39 @@ def lay_out(contexts: FeatureContexts) -> ScoredWindows:
         n_active=len(active),
         n_silent=len(silent),
         top=np.array([row_of[name] for name in names], dtype=np.intp),
+    )
+
+
+def few_windows(contexts: FeatureContexts, n_active: int, n_silent: int) -> FeatureContexts:
+    """The contexts with so many windows of either stratum, which still stand for all of it.
+
+    Windows are in an order drawn by hash, so that the first are a uniform sample again. Of the top
+    windows those are left that the classic score is taken over.
+    """
+    return replace(
+        contexts,
+        active=take_windows(contexts.active, np.arange(min(n_active, len(contexts.active)))),
+        silent=take_windows(contexts.silent, np.arange(min(n_silent, len(contexts.silent)))),
+        top=take_windows(contexts.top, np.arange(min(N_WINDOWS, len(contexts.top)))),
+    )
+
+
+def only_windows(contexts: FeatureContexts, wanted: Container[int]) -> FeatureContexts:
+    """The contexts with these windows only, by id; either stratum still stands for all of it."""
+
+    def only(stratum: Stratum) -> Stratum:
+        names = stratum.windows.window_id.tolist()
+        rows = [row for row, name in enumerate(names) if name in wanted]
+        return take_windows(stratum, np.array(rows, dtype=np.intp))
+
+    active, silent, top = map(only, (contexts.active, contexts.silent, contexts.top))
+    return replace(contexts, active=active, silent=silent, top=top)
+
+
+def take_windows(stratum: Stratum, rows: Rows) -> Stratum:
+    """Some windows of a stratum, which stand for all of it."""
+    return Stratum(
+        stratum.windows.take(rows), stratum.activations[rows], stratum.population_windows
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32
@@ -25,12 +25,13 @@ class Simulated:
     Attributes:
         predicted: the activation at each token; 0 at padding, of no meaning in failed windows.
         failures: the rows that could not be simulated, and why.
-        facts: what else is to be kept beside the scores, in their `design`.
+        captured_mass: by row, the mean share of a model's probability that lay on ratings; rows
+            of which that is not known are left out.
     """
 
     predicted: Float32[np.ndarray, "W T"]
     failures: Mapping[int, str] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    captured_mass: Mapping[int, float] = field(default_factory=dict)
 
 
 class Simulator(Protocol):
@@ -88,4 +89,5 @@ def simulate_blind(simulator: Simulator, label: Label, windows: Windows, seed: i
     predicted = np.empty_like(shuffled.predicted)
     predicted[order] = shuffled.predicted
     failures = {int(order[row]): why for row, why in shuffled.failures.items()}
-    return Simulated(predicted, failures, shuffled.facts)
+    mass = {int(order[row]): share for row, share in shuffled.captured_mass.items()}
+    return Simulated(predicted, failures, mass)

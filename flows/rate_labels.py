@@ -10,25 +10,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby
 
-import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
 from ..evaluate.chat_simulator import ChatSimulator
-from ..evaluate.classic import N_WINDOWS
 from ..evaluate.intervals import Resamples, draw_resamples
-from ..evaluate.score_label import (
-    HEADLINE,
-    ScoredLabel,
-    ScoreSettings,
-    score_label,
-    score_shuffled,
-)
+from ..evaluate.label_figures import ScoreSettings
+from ..evaluate.metrics import HEADLINE
+from ..evaluate.score_label import ScoredLabel, score_label, score_shuffled
+from ..evaluate.scored_windows import few_windows
 from ..evaluate.token_ratings import digits_of
 from ..label.budget import Budget
 from ..label.call_records import CallRecords
@@ -49,7 +44,7 @@ from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
 from ..store.labels import read_labels_by_id
 from ..store.parts import write_part
-from ..store.records import FeatureContexts, FeatureId, Label, Stratum, content_hash
+from ..store.records import FeatureContexts, FeatureId, Label, content_hash
 from ..store.run_folder import RunFolder
 from ..store.scores import (
     ShuffledLabel,
@@ -148,17 +143,18 @@ def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> RatedBa
                 )
             else:
                 other = FeatureId(sae_id, shuffled.other_feature)
-                headline = score_shuffled(
-                    label,
-                    other,
-                    shuffled.other_text,
-                    explain,
-                    score,
-                    simulator,
-                    work.resamples,
-                    settings,
+                scored.append(
+                    score_shuffled(
+                        label,
+                        other,
+                        shuffled.other_text,
+                        explain,
+                        score,
+                        simulator,
+                        work.resamples,
+                        settings,
+                    )
                 )
-                scored.append(ScoredLabel([headline], []))
         except (EndpointRefuses, BudgetSpent) as error:
             # What the others came to is kept, and so is each call of this one. The frames that it
             # came through hold connections.
@@ -210,27 +206,6 @@ def rate_labels(job: RateJob, rated: Asked) -> None:
             if rated.stopped is not None:
                 break
         rated.lacking = client.lacking
-
-
-def few_windows(contexts: FeatureContexts, n_active: int, n_silent: int) -> FeatureContexts:
-    """The contexts with so many windows of either stratum, which still stand for all of it.
-
-    Windows are in an order drawn by hash, so that the first are a uniform sample again. Of the top
-    windows those are left that the classic score is taken over.
-    """
-    return replace(
-        contexts,
-        active=_first(contexts.active, n_active),
-        silent=_first(contexts.silent, n_silent),
-        top=_first(contexts.top, N_WINDOWS),
-    )
-
-
-def _first(stratum: Stratum, n: int) -> Stratum:
-    rows = np.arange(min(n, len(stratum)))
-    return Stratum(
-        stratum.windows.take(rows), stratum.activations[rows], stratum.population_windows
-    )
 
 
 @dataclass(frozen=True, slots=True)

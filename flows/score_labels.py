@@ -13,7 +13,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from ..evaluate.intervals import Resamples, draw_resamples
-from ..evaluate.score_label import ScoreSettings, score_label, score_shuffled
+from ..evaluate.label_figures import ScoreSettings
+from ..evaluate.score_label import score_label, score_shuffled
 from ..evaluate.simulators import TokenLookupSimulator
 from ..label.labelling import NO_REPLY
 from ..label.token_lookup import fit_token_lookup
@@ -189,7 +190,7 @@ def _under_another_label(
         own = label.feature_id
         if label.label_id in work.shuffled and (other := following[own]) != own:
             simulator = TokenLookupSimulator(fit_token_lookup(explain[other]))
-            yield score_shuffled(
+            yield from score_shuffled(
                 label,
                 other,
                 None,
@@ -198,7 +199,7 @@ def _under_another_label(
                 simulator,
                 work.resamples,
                 work.settings,
-            )
+            ).scores
 
 
 def _score_with(

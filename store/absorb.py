@@ -136,7 +136,7 @@ _RESULT_TABLES = {
     "explain": {"labels": "label_id", "label_contexts": "label_id, window_id"},
     "score": {
         "scores": "label_id, scorer, simulator, metric, split",
-        "simulations": "label_id, simulator, window_id",
+        "simulations": "label_id, simulator, scorer, window_id",
     },
 }
 

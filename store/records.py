@@ -198,7 +198,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """Predicted activations of one window under one label, or why there are none."""
+    """Predicted activations of one window under one label, or why there are none.
+
+    Attributes:
+        scorer: what the prediction was made for: `simulation`, or with another feature's label
+            `shuffled_label`, or `screen`.
+        captured_mass: mean share of the model's probability that lay on ratings; None where that
+            is not known.
+    """
 
     label_id: str
     simulator: str
@@ -206,6 +213,8 @@ class Simulation:
     predicted: Float32[np.ndarray, " T"] | None
     status: Status = "done"
     reason: str | None = None
+    scorer: str = "simulation"
+    captured_mass: float | None = None
 
 
 # The column for dollars is DECIMAL(38, 18): below these bounds no sum of calls overflows it.

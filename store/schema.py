@@ -387,6 +387,15 @@ MIGRATIONS: tuple[Migration, ...] = (
         );
         """,
     ),
+    Migration(
+        "what predictions were made for, and how sure the model was of them",
+        """
+        -- simulation, shuffled_label (under another feature's label) or screen.
+        ALTER TABLE simulations ADD COLUMN scorer VARCHAR DEFAULT 'simulation';
+        -- Mean share of the model's probability that lay on ratings; NULL where not known.
+        ALTER TABLE simulations ADD COLUMN captured_mass DOUBLE;
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

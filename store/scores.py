@@ -259,5 +259,7 @@ def _simulations_table(simulations: list[Simulation]) -> pa.Table:
             "predicted": pa.ListArray.from_arrays(offsets, values, mask=pa.array(is_missing)),
             "status": pa.array([s.status for s in simulations], pa.string()),
             "reason": pa.array([s.reason for s in simulations], pa.string()),
+            "scorer": pa.array([s.scorer for s in simulations], pa.string()),
+            "captured_mass": pa.array([s.captured_mass for s in simulations], pa.float64()),
         }
     )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scopenote.evaluate.chat_simulator import NO_RATING, ChatSimulator, Rated
 from scopenote.evaluate.intervals import draw_resamples
-from scopenote.evaluate.score_label import HEADLINE, score_label
+from scopenote.evaluate.metrics import HEADLINE
+from scopenote.evaluate.score_label import score_label
 from scopenote.evaluate.token_ratings import digits_of
 from scopenote.label.chat import ChatReply, ChatRequest, TokenLogprob
 from scopenote.label.labelling import DECLINED, NO_REPLY
@@ -151,4 +152,4 @@ def test_stored_log_probabilities_give_the_value_and_the_mass() -> None:
     chat = ChatSimulator("m", ask, asyncio.run, WORDS.__getitem__, lambda window_id: ())
     simulated = chat.simulate(LABEL, windows([1]))
     assert simulated.predicted[0, 0] == pytest.approx((3.5 + 0.9) / 0.8)
-    assert simulated.facts["captured_mass"] == pytest.approx(0.8)
+    assert simulated.captured_mass[0] == pytest.approx(0.8)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scopenote.evaluate.intervals import draw_resamples
 from scopenote.evaluate.score_label import score_label
-from scopenote.flows.rate_labels import few_windows
+from scopenote.evaluate.scored_windows import few_windows
 from scopenote.flows.score_settings import JudgeSection
 from scopenote.store.records import Score
 

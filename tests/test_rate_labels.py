@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scopenote.flows.rate_labels import few_windows
+from scopenote.evaluate.scored_windows import few_windows
 
 from .asking_runs import (
     ALL_CALLS,

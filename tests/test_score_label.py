@@ -10,16 +10,14 @@ import pytest
 from scopenote.evaluate.classic import draw_random_windows, quarters_by_peak
 from scopenote.evaluate.correlation import CONSTANT_PREDICTION, CONSTANT_TRUTH, NOTHING_SIMULATED
 from scopenote.evaluate.intervals import TOO_FEW_DOCUMENTS, draw_resamples
-from scopenote.evaluate.score_label import (
+from scopenote.evaluate.metrics import (
     ITSELF_THE_NULL,
     METRICS,
     NO_ACTIVE_WINDOW,
     NO_QUARTERS,
     NO_SILENT_WINDOW,
-    ScoredLabel,
-    score_label,
-    score_shuffled,
 )
+from scopenote.evaluate.score_label import ScoredLabel, score_label, score_shuffled
 from scopenote.evaluate.simulators import NOT_ITS_OWN_LABEL, Simulated
 from scopenote.label.explainers import TokenLookupExplainer
 from scopenote.label.token_lookup import fit_token_lookup
@@ -169,7 +167,17 @@ def test_a_failed_label_has_its_reason_in_place_of_every_value() -> None:
     assert scored.simulations == []
 
 
-def test_predictions_are_kept_for_the_sample_and_the_top_but_not_for_silence() -> None:
+def test_all_predictions_of_a_simulator_are_kept_with_what_is_known_of_each() -> None:
+    scored = score_label(LABEL, EXPLAIN, SCORE, Oracle(SCORE), RESAMPLES)
+    kept = {one.window_id: one.predicted for one in scored.simulations}
+    for part in (SCORE.active, SCORE.silent, SCORE.top):
+        rows = zip(part.windows.window_id.tolist(), part.activations, strict=True)
+        for (name, truth), is_token in zip(rows, part.windows.is_token, strict=True):
+            assert np.allclose(kept.pop(name), truth[is_token])
+    assert not kept
+
+
+def test_the_lookup_s_predictions_are_kept_for_the_sample_and_the_top_but_not_for_silence() -> None:
     scored = score_label(LABEL, EXPLAIN, SCORE, "token_lookup", RESAMPLES)
     kept = {one.window_id: one for one in scored.simulations}
     own = [*SCORE.active.windows.window_id.tolist(), *SCORE.top.windows.window_id.tolist()]
@@ -186,7 +194,7 @@ def test_a_window_both_sampled_and_top_is_simulated_and_kept_once() -> None:
     oracle = Oracle(both)
     scored = score_label(LABEL, EXPLAIN, both, oracle, RESAMPLES)
     assert len(oracle.seen) == len(set(oracle.seen)) == 80
-    assert len(scored.simulations) == 20
+    assert len(scored.simulations) == 80
     assert by_metric(scored)["ev_correlation_top"].value == pytest.approx(1)
 
 
@@ -429,7 +437,9 @@ def test_under_another_feature_s_label_a_score_is_its_own_kind_and_about_nothing
     other = replace(EXPLAIN.feature_id, feature=EXPLAIN.feature_id.feature + 1)
     judge = FollowsTheText(SCORE)
     own = scores(simulator=judge)["correlation"]
-    shuffled = score_shuffled(LABEL, other, "other words", EXPLAIN, SCORE, judge, RESAMPLES)
+    found = score_shuffled(LABEL, other, "other words", EXPLAIN, SCORE, judge, RESAMPLES)
+    (shuffled,) = found.scores
+    assert {each.scorer for each in found.simulations} == {"shuffled_label"}
     assert own.value == pytest.approx(1)
     assert abs(shuffled.value) < 0.3
     assert (shuffled.label_id, shuffled.scorer) == (own.label_id, "shuffled_label")
