@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float64, Shaped
 
 from ..store.records import FeatureContexts, Stratum, content_hash
 
@@ -19,27 +20,46 @@ N_QUARTERS = 4
 Rows = npt.NDArray[np.intp]
 
 
-def draw_random_windows(contexts: FeatureContexts, seed: int, n: int = N_WINDOWS) -> Rows:
+def draw_random_windows(
+    contexts: FeatureContexts,
+    seed: int,
+    n: int = N_WINDOWS,
+    silent_weights: Float64[np.ndarray, " S"] | None = None,
+) -> Rows:
     """Windows drawn uniformly from the whole split: rows of active, then silent, as one table.
 
     Each of the n is from the active stratum with the probability of that stratum's share of the
     split's windows; within a stratum windows are drawn without replacement, a window that occurs
     k times being k times as likely. The draw depends on seed and feature alone, so that all
     labels of a feature are compared on the same windows.
+
+    Args:
+        contexts: what is drawn from.
+        seed: together with the feature it decides the draw.
+        n: how many.
+        silent_weights: how many windows each silent one stands for, where some kinds of them are
+            there more often than in the split; else its copies say it.
     """
     rng = np.random.default_rng([seed, int(content_hash(str(contexts.feature_id)), 16)])
     active, silent = contexts.active, contexts.silent
     population = active.population_windows + silent.population_windows
     n_active = int(rng.binomial(n, active.population_windows / population)) if population else 0
     return np.concatenate(
-        [_draw(active, n_active, rng), len(active) + _draw(silent, n - n_active, rng)]
+        [
+            _draw(active.windows.copies, n_active, rng),
+            len(active)
+            + _draw(
+                silent.windows.copies if silent_weights is None else silent_weights,
+                n - n_active,
+                rng,
+            ),
+        ]
     )
 
 
-def _draw(stratum: Stratum, n: int, rng: np.random.Generator) -> Rows:
-    """Rows drawn without replacement, in proportion to copies (Efraimidis and Spirakis 2006)."""
-    arrival = rng.standard_exponential(len(stratum)) / stratum.windows.copies
-    return np.argsort(arrival)[:n]
+def _draw(weights: Shaped[np.ndarray, " S"], n: int, rng: np.random.Generator) -> Rows:
+    """Rows drawn without replacement, in proportion to weights (Efraimidis and Spirakis 2006)."""
+    return np.argsort(rng.standard_exponential(len(weights)) / weights)[:n]
 
 
 def quarters_by_peak(active: Stratum) -> list[Rows]:

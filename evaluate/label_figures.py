@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from ..store.records import FeatureContexts, Score, Simulation
 from .classic import N_WINDOWS, draw_random_windows, quarters_by_peak
@@ -43,6 +43,7 @@ from .metrics import (
     Measure,
 )
 from .scored_windows import Rows, ScoredWindows
+from .screening import FirstPhase, silent_weights
 from .silence import ceiling, predictions_in_silence
 from .simulators import Simulated
 
@@ -59,11 +60,27 @@ BY_DEFAULT = ScoreSettings()
 
 
 @dataclass(frozen=True, slots=True)
+class ScreenedSilence:
+    """Silent windows that a screen chose from more of them.
+
+    Attributes:
+        screen: its name.
+        phase: all that it sorted.
+        is_suspect: where it fires, of each silent window to be scored.
+    """
+
+    screen: str
+    phase: FirstPhase
+    is_suspect: Bool[np.ndarray, " S"]
+
+
+@dataclass(frozen=True, slots=True)
 class LabelFigures:
     """The predictions for one label beside the truth, and the rows that come of it.
 
     Attributes:
         unit: what one unit of the predictions is in the activation's.
+        screened: how the silent windows were chosen; None where they are a uniform sample.
     """
 
     blank: Score
@@ -74,16 +91,19 @@ class LabelFigures:
     unit: float
     resamples: Resamples
     settings: ScoreSettings
+    screened: ScreenedSilence | None = None
 
     def headline(self) -> Score:
         """The correlation at natural density, with its interval."""
         sampled = np.arange(self.table.n_active + self.table.n_silent)
         rows = self._simulated(sampled)
         n_failed = len(sampled) - len(rows)
-        weight = self._weights(rows)
+        weighed = self._weights(rows)
+        missing = weighed.reason if isinstance(weighed, Undefined) else None
+        weight = np.ones(len(rows)) if isinstance(weighed, Undefined) else weighed
         rows, weight = rows[weight > 0], weight[weight > 0]
-        design = Design(self.table.windows.document[rows], rows >= self.table.n_active)
-        missing = self._missing_stratum(design)
+        design = self._design(rows, with_screen=missing is None)
+        missing = self._missing_stratum(design) or missing
         found = (
             Undefined(missing) if missing else self._moments(rows, weight, self.simulated.predicted)
         )
@@ -113,7 +133,7 @@ class LabelFigures:
     def classic(self) -> list[Score]:
         """The scores of the literature on the top windows, on random ones, and on both."""
         top = self._simulated(self.table.top[:N_WINDOWS])
-        random = self._simulated(draw_random_windows(self.score, self.settings.seed))
+        random = self._simulated(self._random_windows())
         both = np.concatenate([top, random[~np.isin(random, top)]])
         facts = {"seed": self.settings.seed}
         return [
@@ -121,6 +141,14 @@ class LabelFigures:
             for windows, rows in zip(CLASSIC_WINDOWS, (top, random, both), strict=True)
             for name, measure in CLASSIC.items()
         ]
+
+    def _random_windows(self) -> Rows:
+        weights = None
+        if self.screened is not None:
+            rows = self.table.n_active + np.arange(self.table.n_silent)
+            found = self._silent_weights(self.table.windows.copies[rows].astype(np.float64), rows)
+            weights = None if isinstance(found, Undefined) else found
+        return draw_random_windows(self.score, self.settings.seed, silent_weights=weights)
 
     def quarters(self) -> list[Score]:
         """The correlation within each quarter of the active sample, by strength."""
@@ -168,14 +196,37 @@ class LabelFigures:
             return rows
         return rows[~np.isin(rows, list(self.simulated.failures))]
 
-    def _weights(self, rows: Rows) -> Float64[np.ndarray, " R"]:
+    def _weights(self, rows: Rows) -> Float64[np.ndarray, " R"] | Undefined:
         """How many windows of the split each row stands for, failures made up for."""
         weight = self.table.windows.copies[rows].astype(np.float64)
         is_silent = rows >= self.table.n_active
-        for part, stratum in ((~is_silent, self.score.active), (is_silent, self.score.silent)):
-            if part.any():
-                weight[part] *= stratum.population_windows / weight[part].sum()
+        if (~is_silent).any():
+            weight[~is_silent] *= self.score.active.population_windows / weight[~is_silent].sum()
+        if is_silent.any():
+            silent = self._silent_weights(weight[is_silent], rows[is_silent])
+            if isinstance(silent, Undefined):
+                return silent
+            weight[is_silent] = silent
         return weight
+
+    def _silent_weights(
+        self, copies: Float64[np.ndarray, " S"], rows: Rows
+    ) -> Float64[np.ndarray, " S"] | Undefined:
+        population = self.score.silent.population_windows
+        if self.screened is None:
+            weights: Float64[np.ndarray, " S"] = copies * (population / copies.sum())
+            return weights
+        is_suspect = self.screened.is_suspect[rows - self.table.n_active]
+        return silent_weights(copies, is_suspect, self.screened.phase, population)
+
+    def _design(self, rows: Rows, with_screen: bool) -> Design:
+        """Where the rows come from, active ones and silent ones."""
+        document, is_silent = self.table.windows.document[rows], rows >= self.table.n_active
+        if self.screened is None or not with_screen:
+            return Design(document, is_silent)
+        is_suspect = np.zeros(len(rows), np.bool_)
+        is_suspect[is_silent] = self.screened.is_suspect[rows[is_silent] - self.table.n_active]
+        return Design(document, is_silent, is_suspect, self.screened.phase)
 
     def _missing_stratum(self, design: Design) -> str | None:
         """Why the rows cannot stand for the whole split, if they cannot."""
@@ -242,9 +293,20 @@ class LabelFigures:
             "n_documents": _count_distinct(design.document),
             "density": score.n_active / score.n_tokens if score.n_tokens else None,
             **self._silence(found, design),
+            **self._screening(design),
             "n_resamples": len(self.resamples),
             "resamples_seed": self.resamples.seed,
             "level": self.settings.level,
+        }
+
+    def _screening(self, design: Design) -> dict[str, Any]:
+        if self.screened is None or design.is_suspect is None:
+            return {}
+        return {
+            "screen": self.screened.screen,
+            "n_screened_windows": len(self.screened.phase.is_suspect),
+            "n_suspects": int(self.screened.phase.is_suspect.sum()),
+            "n_suspects_rated": int(design.is_suspect.sum()),
         }
 
     def _captured_mass(self, rows: Rows) -> dict[str, float]:

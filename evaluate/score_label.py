@@ -14,7 +14,7 @@ from ..label.token_lookup import fit_token_lookup
 from ..store.null_ladder import SHUFFLED
 from ..store.records import FeatureContexts, FeatureId, Label, Score, Simulation
 from .intervals import Resamples
-from .label_figures import BY_DEFAULT, LabelFigures, ScoreSettings
+from .label_figures import BY_DEFAULT, LabelFigures, ScoreSettings, ScreenedSilence
 from .metrics import HEADLINE, ITSELF_THE_NULL, METRICS, NO_LABEL, SCORER
 from .scored_windows import lay_out, require_unseen
 from .simulators import Simulator, TokenLookupSimulator, simulate_blind
@@ -35,11 +35,20 @@ def score_label(
     simulator: Simulator | Literal["token_lookup"],
     resamples: Resamples,
     settings: ScoreSettings = BY_DEFAULT,
+    screened: ScreenedSilence | None = None,
 ) -> ScoredLabel:
     """Simulates the windows of `score` under the label and scores the predictions.
 
-    `explain` is what the null is fitted on. A label that could not be made gets the same rows,
-    their values NULL with its reason.
+    A label that could not be made gets the same rows, their values NULL with its reason.
+
+    Args:
+        label: what is scored.
+        explain: what the null is fitted on.
+        score: what is simulated.
+        simulator: of the label.
+        resamples: behind the intervals.
+        settings: their level, and seeds.
+        screened: how the silent windows of `score` were chosen, if not by hash alone.
 
     Raises:
         ScopenoteError: text of `score` is also in `explain`.
@@ -65,6 +74,7 @@ def score_label(
         unit=_unit(chosen, explain),
         resamples=resamples,
         settings=settings,
+        screened=screened,
     )
     scores = [figures.headline(), *figures.classic(), *figures.quarters()]
     return ScoredLabel(scores, figures.simulations())
