@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-
-from ..label.call_records import reason_of
 from ..label.chat import ChatRequest, Message
-from ..label.labelling import DECLINED, NO_REPLY, WITHHELD, Ask
+from ..label.labelling import Ask
 from ..store.records import Call, Label, Windows
+from .rating_calls import Rated, simulated_from, stored_digits, why_unread
 from .simulators import Simulated
 from .token_ratings import HIGHEST, Ratings, missing_messages, rating_messages, read_ratings
 
@@ -26,21 +24,6 @@ NO_RATING = "some tokens have no rating"
 # What a line of an answer takes at most, in tokens, and room for a few words.
 _TOKENS_A_LINE, _TOKENS_AROUND = 6, 60
 _TOP_LOGPROBS = 10
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Rated:
-    """A window's ratings.
-
-    Attributes:
-        values: one a token, 0 to `HIGHEST`.
-        mass: mean share of probability that lay on digits; None without log probabilities.
-    """
-
-    values: tuple[float, ...]
-    mass: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +54,7 @@ class ChatSimulator:
     def simulate(self, label: Label, windows: Windows) -> Simulated:
         """The ratings of each token of the windows."""
         outcomes = self.run(self._rate_all(label, windows))
-        predicted = np.zeros(windows.token_ids.shape, dtype=np.float32)
-        failures: dict[int, str] = {}
-        mass: dict[int, float] = {}
-        for row, outcome in enumerate(outcomes):
-            if isinstance(outcome, str):
-                failures[row] = outcome
-                continue
-            predicted[row, : len(outcome.values)] = outcome.values
-            if outcome.mass is not None:
-                mass[row] = outcome.mass
-        return Simulated(predicted, failures, mass)
+        return simulated_from(outcomes, windows.token_ids.shape)
 
     async def _rate_all(self, label: Label, windows: Windows) -> list[Rated | str]:
         return await asyncio.gather(
@@ -96,14 +69,14 @@ class ChatSimulator:
         )
         n_tokens = len(token_ids)
         call = await self.ask(self._request(messages, n_tokens), 1)
-        if (why := _failure(call)) is not None:
+        if (why := why_unread(call)) is not None:
             return why
         ratings = _ratings(call, n_tokens)
         missing = [n for n in range(1, n_tokens + 1) if n not in ratings.values]
         if missing:
             again = missing_messages(messages, call.reply["text"], missing)
             call = await self.ask(self._request(again, len(missing)), 1)
-            if (why := _failure(call)) is not None:
+            if (why := why_unread(call)) is not None:
                 return why
             ratings = _with_missing(ratings, _ratings(call, n_tokens), missing)
             if len(ratings.values) < n_tokens:
@@ -128,11 +101,7 @@ def most_reply_tokens(n_lines: int) -> int:
 
 
 def _ratings(call: Call, n_tokens: int) -> Ratings:
-    digits = [
-        (place, [(digit, logprob) for digit, logprob in options])
-        for place, options in call.reply.get("logprobs") or ()
-    ]
-    return read_ratings(call.reply["text"], n_tokens, digits)
+    return read_ratings(call.reply["text"], n_tokens, stored_digits(call))
 
 
 def _with_missing(before: Ratings, more: Ratings, missing: Sequence[int]) -> Ratings:
@@ -144,15 +113,3 @@ def _with_missing(before: Ratings, more: Ratings, missing: Sequence[int]) -> Rat
         merged(before.mass, more.mass),
         before.n_unusable + more.n_unusable,
     )
-
-
-def _failure(call: Call) -> str | None:
-    """Why there is nothing to be read in a call's reply."""
-    if call.reply is None:
-        return f"{NO_REPLY}: {(reason_of(call) or 'unknown').replace('_', ' ')}"
-    if not call.reply["text"]:
-        if call.reply["refusal"]:
-            return DECLINED
-        if call.reply["finish_reason"] == "content_filter":
-            return WITHHELD
-    return None

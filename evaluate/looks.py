@@ -48,7 +48,9 @@ class Looks:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        rising = all(low < high for low, high in zip((0.0, *self.shares), self.shares, strict=False))
+        rising = all(
+            low < high for low, high in zip((0.0, *self.shares), self.shares, strict=False)
+        )
         if not self.shares or not rising or self.shares[-1] != 1.0:
             raise ValueError(
                 f"the shares at which to look are {self.shares}: they must rise from above 0 to 1"

@@ -8,7 +8,6 @@ neurons in language models"). Answers are joined to tokens by number, never by p
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ..label.chat import ChatReply, Message, TokenLogprob
+from ..label.chat import ChatReply, Message
 from ..label.corpus_data import (
     break_control_tokens,
     line,
@@ -24,6 +23,7 @@ from ..label.corpus_data import (
     show_on_one_line,
     show_text,
 )
+from .rating_calls import Digits, digits_at, expected_value
 
 HIGHEST = 9
 """The rating that stands for the feature's highest activation."""
@@ -98,9 +98,7 @@ def missing_messages(
     )
 
 
-def read_ratings(
-    text: str | None, n_tokens: int, digits: Sequence[tuple[int, Sequence[tuple[int, float]]]] = ()
-) -> Ratings:
+def read_ratings(text: str | None, n_tokens: int, digits: Digits = ()) -> Ratings:
     """The ratings in an answer.
 
     Args:
@@ -128,7 +126,7 @@ def read_ratings(
             stated[number] = value
             options = options_at.get(found.start(2))
             if options:
-                values[number], mass[number] = _expected(options)
+                values[number], mass[number] = expected_value(options)
             else:
                 values[number] = float(value)
     return Ratings(
@@ -138,15 +136,6 @@ def read_ratings(
     )
 
 
-def _expected(options: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """The mean of digits by their probabilities, and how much these sum up to."""
-    highest = max(logprob for _, logprob in options)
-    weights = [math.exp(logprob - highest) for _, logprob in options]
-    total = sum(weights)
-    mean = sum(digit * weight for (digit, _), weight in zip(options, weights, strict=True)) / total
-    return mean, min(1.0, total * math.exp(highest))
-
-
 def digits_of(reply: ChatReply) -> list[Any] | None:
     """Of a reply's log probabilities those that ratings are made of, to be stored with it.
 
@@ -154,36 +143,5 @@ def digits_of(reply: ChatReply) -> list[Any] | None:
         Pairs of the place of a digit in the text and [digit, log probability] pairs; None where
         the reply has no log probabilities, or they are those of another text.
     """
-    if reply.logprobs is None or reply.text is None:
-        return None
-    if "".join(each.token for each in reply.logprobs) != reply.text:
-        return None
-    starts: list[int] = []
-    at = 0
-    for each in reply.logprobs:
-        starts.append(at)
-        at += len(each.token)
-    found: list[Any] = []
-    number = 0
-    for match in _LINE.finditer(reply.text):
-        place = match.start(2)
-        if not re.fullmatch("[0-9]", match[2]):
-            continue
-        while number + 1 < len(starts) and starts[number + 1] <= place:
-            number += 1
-        options = _options(reply.logprobs[number], place - starts[number])
-        if options:
-            found.append([place, options])
-    return found
-
-
-def _options(token: TokenLogprob, place: int) -> list[list[float]]:
-    """Which digits might have stood at a place of a token, the rest of it being the same."""
-    head, tail = token.token[:place], token.token[place + 1 :]
-    options: dict[int, float] = {}
-    for text, logprob in ((token.token, token.logprob), *token.alternatives):
-        inner = text[len(head) : len(text) - len(tail)]
-        is_alike = text == head + inner + tail
-        if is_alike and re.fullmatch("[0-9]", inner) and math.isfinite(logprob):
-            options.setdefault(int(inner), logprob)
-    return [[digit, logprob] for digit, logprob in sorted(options.items())]
+    lines = _LINE.finditer(reply.text or "")
+    return digits_at(reply, [each.start(2) for each in lines if re.fullmatch("[0-9]", each[2])])

@@ -223,12 +223,29 @@ def score(
     config: FirstConfig = None,
     budget_usd: BudgetUsd = None,
     retry_failed: RetryFailed = False,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute",
+            help="Compute the scores that are there again, from stored predictions; no model is "
+            "asked.",
+        ),
+    ] = False,
     prefect_server: OwnServer = False,
 ) -> None:
     """Score the labels on text that none was written from."""
     budget = in_usd(budget_usd)
+    if recompute and (retry_failed or budget_usd is not None):
+        raise UserMistake(
+            "`--recompute` asks no model, so there is nothing to retry and nothing to spend.",
+            mend="leave out the other option",
+        )
 
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
+        if recompute:
+            from .recompute_scores import recompute_scores
+
+            return recompute_scores(settings, folder, progress)
         from .score_labels import score_labels
 
         return score_labels(settings, folder, progress, budget, retry_failed)

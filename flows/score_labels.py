@@ -24,6 +24,7 @@ from ..store.contexts import BackgroundWindows, load_background, read_features
 from ..store.database import Store, open_store, open_work, publish, publish_if_behind
 from ..store.errors import StoreError
 from ..store.labels import read_labels
+from ..store.leaks import require_no_leak
 from ..store.parts import remove_unfinished, write_part
 from ..store.records import FeatureContexts, FeatureId, Label, Score, content_hash
 from ..store.run_folder import RunFolder, clear_disk_errors
@@ -40,7 +41,8 @@ from .batches import require_collected, run_over_features, side_by_side
 from .config import Config
 from .explain_settings import EMBEDDED_EXPLAINERS
 from .progress import Progress
-from .rate_labels import RateJob, rate_labels
+from .rate_job import RateJob
+from .rate_labels import rate_labels
 from .recorded_runs import recorded_run
 from .reports import StageReport
 
@@ -83,6 +85,7 @@ def score_labels(
     Raises:
         EndpointRefuses: the model's endpoint answers no request; what was scored is kept.
         BudgetSpent: the next call might cost more than is left of `budget_usd`; likewise.
+        StoreError: text that labels are scored on is also text that they may come from.
     """
     started = time.monotonic()
     with recorded_run("score", config, folder) as run, clear_disk_errors(folder.path):
@@ -90,6 +93,8 @@ def score_labels(
         _absorb(folder)  # what a run that died had finished
         require_collected(folder)
         _require_labels(folder)
+        with open_work(folder.path) as work:
+            require_no_leak(work)
         undefined: Counter[str] = Counter()
         if "token_lookup" in config.score.simulators:
             with open_store(folder.path) as store:
@@ -102,8 +107,14 @@ def score_labels(
                         undefined += batch
             _absorb(folder)
         rated = Asked()
-        if "chat" in config.score.simulators:
+        if retry_failed:
+            names = {config.score.judge_name(kind) for kind in ("chat", *config.score.judges)}
+            with open_work(folder.path) as work:
+                forget_unrated(work, sorted(names), NO_REPLY)
+                publish_if_behind(work, folder.path)
+        for kind in config.score.judges:
             job = RateJob(
+                kind=kind,
                 settings=config.score,
                 folder=folder,
                 progress=progress,
@@ -112,12 +123,10 @@ def score_labels(
                 retry_failed=retry_failed,
                 absorb=partial(_absorb_and_publish, folder),
             )
-            if retry_failed:
-                with open_work(folder.path) as work:
-                    forget_unrated(work, job.simulator, NO_REPLY)
-                    publish_if_behind(work, folder.path)
             rate_labels(job, rated)
-            undefined += rated.labels
+            if rated.stopped is not None:
+                break
+        undefined += rated.labels
         n_scored = undefined.total()
         with open_work(folder.path) as work:
             n_labels = count_scored_labels(work, config.score.simulator_names, _SPLIT)
@@ -250,12 +259,12 @@ def _notes(undefined: Counter[str], n_scored: int) -> tuple[str, ...]:
 
 
 def _unread(config: Config) -> tuple[str, ...]:
-    if not config.explain.prompted or "chat" in config.score.simulators:
+    if not config.explain.prompted or config.score.judges:
         return ()
     named = " and ".join(config.explain.prompted)
     return (
-        f"labels by {named} are not scored: only the simulator `chat` reads what a label says "
-        "(`score.simulators`)",
+        f"labels by {named} are not scored: only a simulator such as `chat` reads what a label "
+        "says (`score.simulators`)",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,22 +10,83 @@ from .config_section import Count, Positive, Section, Seed
 from .config_text import problem
 from .endpoint_settings import EndpointSection
 
-Simulator = Literal["token_lookup", "chat"]
+if TYPE_CHECKING:
+    from ..evaluate.looks import Looks
+
+JudgeKind = Literal["chat", "chat_sparse", "local", "vllm"]
+Simulator = Literal["token_lookup", "chat", "chat_sparse", "local", "vllm"]
+Screen = Literal["none", "words_or_lookup", "chat_sparse"]
+SecondOpinion = Literal["detection", "fuzzing", "discrimination"]
 
 
 class JudgeSection(EndpointSection):
-    """The language model that predicts activations from labels, a call a window."""
+    """The language model that predicts activations from labels."""
 
     active_windows: Positive = Field(
-        default=30, description="windows in which the feature fires, per label"
+        default=30, description="windows in which the feature fires, per label, at most"
     )
     silent_windows: Positive = Field(
-        default=60, description="windows in which it does not, per label"
+        default=60, description="windows in which it does not, per label, at most"
+    )
+    screen: Screen = Field(
+        default="none",
+        description="which silent windows: drawn by hash, or half of them suspects in which the "
+        "label's words occur or the token lookup fires, or those that chat_sparse finds",
+    )
+    screened_windows: Positive = Field(
+        default=500, description="silent windows that a screen chooses from"
+    )
+    looks: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = Field(
+        default=(1.0,),
+        description="after which shares of the windows to see whether enough is known",
+    )
+    narrow: Annotated[float, Field(gt=0, lt=2)] | None = Field(
+        default=None, description="enough is an interval no wider than this"
+    )
+    threshold: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        default=None, description="or one that lies on one side of this"
     )
     shuffled_labels: Count = Field(
         default=20,
         description="so many features are rated once more, under another feature's label",
     )
+    gold: bool = Field(
+        default=True,
+        description="each run also rates features that are known, to see how good the judge is",
+    )
+    second_opinions: Annotated[tuple[SecondOpinion, ...], Field(strict=False)] = Field(
+        default=(), description="what else the model is asked about each label"
+    )
+    opinion_windows: Positive = Field(
+        default=20, description="windows of each kind that it is then asked about"
+    )
+
+    @model_validator(mode="after")
+    def _can_stop(self) -> Self:
+        try:
+            if len(self.looks) > 1:  # else NumPy need not be loaded for it
+                self.looked_at()
+        except ValueError as error:
+            raise problem(
+                "shares that rise from above 0 to 1, such as [0.25, 0.5, 1.0]",
+                found=f"looks = {list(self.looks)}",
+            ) from error
+        if self.looks[-1] != 1.0:
+            raise problem("shares that end with 1.0", found=f"looks = {list(self.looks)}")
+        has_reason = self.narrow is not None or self.threshold is not None
+        if has_reason != (len(self.looks) > 1):
+            raise problem(
+                "several `looks` together with `narrow` or `threshold`, or neither",
+                found=f"looks = {list(self.looks)}, narrow = {self.narrow}, "
+                f"threshold = {self.threshold}",
+            )
+        return self
+
+    def looked_at(self) -> Looks:
+        """When enough is known."""
+        from ..evaluate.looks import Looks
+
+        return Looks(self.looks, self.narrow, self.threshold)
 
 
 class ScoreSection(Section):
@@ -33,8 +94,9 @@ class ScoreSection(Section):
 
     simulators: Annotated[tuple[Simulator, ...], Field(strict=False, min_length=1)] = Field(
         default=("token_lookup",),
-        description="each predicts activations from labels: token_lookup from its own, chat asks "
-        "a model about those in words",
+        description="each predicts activations from labels: token_lookup from its own; chat asks "
+        "a model about those in words, a call a window, chat_sparse about many windows a call; "
+        "local and vllm read a model's probabilities without having it write",
     )
     resamples: Annotated[int, Field(ge=100)] = Field(
         default=1000, description="bootstrap resamples behind an interval"
@@ -47,14 +109,34 @@ class ScoreSection(Section):
     chat: JudgeSection = JudgeSection()
 
     @property
+    def judges(self) -> tuple[JudgeKind, ...]:
+        """The simulators that read what labels say."""
+        return tuple(kind for kind in self.simulators if kind != "token_lookup")
+
+    @property
     def simulator_names(self) -> tuple[str, ...]:
         """What the scores are stored under."""
         return tuple(
-            f"{name}/{self.chat.model}" if name == "chat" else name for name in self.simulators
+            name if name == "token_lookup" else self.judge_name(name) for name in self.simulators
         )
+
+    def judge_name(self, kind: JudgeKind) -> str:
+        """What the scores of a judge are stored under."""
+        return f"{kind}/{self.chat.model}"
 
     @model_validator(mode="after")
     def _can_ask(self) -> Self:
-        if "chat" in self.simulators and self.chat.model is None:
-            raise problem("`chat.model` where a simulator asks a model", found="chat")
+        if self.judges and self.chat.model is None:
+            raise problem(
+                "`chat.model` where a simulator asks a model", found=" and ".join(self.judges)
+            )
+        if "local" in self.judges and not self.chat.local:
+            raise problem("`chat.local = true` where a simulator is `local`", found="local = false")
+        if "vllm" in self.judges and self.chat.local:
+            raise problem("`chat.local = false` where a simulator is `vllm`", found="local = true")
+        if self.chat.second_opinions and self.judges == ("local",):
+            raise problem(
+                "`chat.second_opinions` beside a simulator whose model is asked, such as `chat`",
+                found="simulators without one",
+            )
         return self

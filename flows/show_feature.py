@@ -27,7 +27,14 @@ _STRONG = 0.5
 _PREFIX_TOKENS = 24
 _NEIGHBOURS = 5
 _QUARTER = "correlation_quarter"
-_LEFT_OUT = (_QUARTER, "ev_r_squared", "ev_absolute_deviation_explained")
+_LEFT_OUT = (
+    _QUARTER,
+    "ev_r_squared",
+    "ev_absolute_deviation_explained",
+    "balanced_accuracy",
+    "chance_corrected_",
+    "probability",
+)
 # From a faint to a full activation, on light and dark grounds alike: first the letters take
 # colour, then the ground, with black letters on it (WCAG contrast above 6 all the way).
 _FAINT_LETTERS = ((0.15, "#a07800"), (0.35, "#c77700"))
@@ -222,7 +229,7 @@ def _scores_table(scores: Sequence[ShownScore]) -> Table:
     for number, score in enumerate(_main(scores)):
         headline = "bold" if number == 0 and score.value is not None else ""
         table.add_row(
-            score.metric,
+            _named(score),
             score.split,
             Text(figure(score.value), style=headline),
             interval(score.ci_low, score.ci_high),
@@ -232,6 +239,11 @@ def _scores_table(scores: Sequence[ShownScore]) -> Table:
             *([visible(score.simulator)] if judges else []),
         )
     return table
+
+
+def _named(score: ShownScore) -> str:
+    """A metric with its scorer, but for the one that most scores are by."""
+    return score.metric if score.scorer == "simulation" else f"{score.scorer} {score.metric}"
 
 
 def _main(scores: Sequence[ShownScore]) -> list[ShownScore]:
@@ -259,7 +271,7 @@ def _score_remarks(scores: Sequence[ShownScore]) -> Iterator[Text]:
             is_undefined = score.value is None
             reason = (score.reason or "no reason given") if is_undefined else score.lift_reason
             why.setdefault((is_undefined, reason or ""), []).append(
-                f"{score.metric} on {score.split}"
+                f"{_named(score)} on {score.split}"
             )
     for (is_undefined, reason), scored in why.items():
         several = len(scored) > 1

@@ -16,7 +16,6 @@ from rich.text import Text
 from ..label.pricing import in_dollars
 from ..store.batch_record import Batch
 from ..store.calls import Spending
-from ..store.null_ladder import LadderRow
 from ..store.run_folder import RunFolder
 from ..store.status import (
     SCORE_BINS,
@@ -29,8 +28,10 @@ from ..store.status import (
     SplitStatus,
 )
 from ..store.unit_names import is_neuron_basis
+from .plain_tables import plain_table
 from .progress import duration
 from .show_feature import figure, interval, percentage, sparkline
+from .trust_page import trust_blocks
 from .visible_text import visible
 
 _UNITS = ("kB", "MB", "GB", "TB")
@@ -46,8 +47,7 @@ def render_status(status: RunStatus, folder: RunFolder) -> RenderableType:
     blocks += _failures(status.saes)
     if any(sae.n_labelled for sae in status.saes):
         blocks += ["", *_scores_block(status.saes)]
-    if status.ladder:
-        blocks += ["", _ladder_table(status.ladder)]
+    blocks += trust_blocks(status)
     if status.spent:
         blocks += ["", _spending_table(status.spent)]
     if status.batches:
@@ -111,30 +111,8 @@ def _counted_saes(saes: Sequence[SaeStatus]) -> str:
     return ", ".join(counted)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    """A table without lines; a column whose name ends in `>` is one of figures."""
-    table = Table(
-        box=None,
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
-        header_style="dim",
-        title=title,
-        title_justify="left",
-        title_style="bold",
-    )
-    for column in columns:
-        is_figure = column.endswith(">")
-        table.add_column(
-            column.rstrip(">"),
-            justify="right" if is_figure else "left",
-            no_wrap=is_figure,
-            overflow="fold",
-        )
-    return table
-
-
 def _saes_table(saes: Sequence[SaeStatus]) -> Table:
-    table = _table("SAE", "features>", "alive>", "labelled>", "L0>", "FVU>", "density>")
+    table = plain_table("SAE", "features>", "alive>", "labelled>", "L0>", "FVU>", "density>")
     for sae in saes:
         table.add_row(
             Text(sae.sae_id, style="cyan"),
@@ -153,7 +131,7 @@ def _losses_block(saes: Sequence[SaeStatus]) -> list[RenderableType]:
     measured = [(sae.sae_id, sae.loss) for sae in saes if sae.loss is not None]
     if not measured:
         return []
-    table = _table("SAE", "model>", "spliced in>", "zeroed>", "increase>", "recovered>")
+    table = plain_table("SAE", "model>", "spliced in>", "zeroed>", "increase>", "recovered>")
     for sae_id, loss in measured:
         table.add_row(
             Text(sae_id, style="cyan"),
@@ -179,7 +157,7 @@ def _failures(saes: Sequence[SaeStatus]) -> list[RenderableType]:
 def _scores_block(saes: Sequence[SaeStatus]) -> Iterator[RenderableType]:
     what = "  correlation of simulated and true activations on unseen text"
     yield Text.assemble(("Scores", "bold"), (what, "dim"))
-    table = _table("SAE", "scored>", "median>", "middle half", f"0{'1':>{SCORE_BINS + 1}}")
+    table = plain_table("SAE", "scored>", "median>", "middle half", f"0{'1':>{SCORE_BINS + 1}}")
     for sae in saes:
         scores = sae.scores
         # A bar between marks, so that an empty end of the scale is seen as one.
@@ -198,27 +176,8 @@ def _scores_block(saes: Sequence[SaeStatus]) -> Iterator[RenderableType]:
             yield Text(f"  {sae.sae_id}  {line}", style="dim")
 
 
-def _ladder_table(ladder: Sequence[LadderRow]) -> Table:
-    table = _table("labels by", "judged by", "scored>", "median>", "null>", "shuffled>")
-    for row in ladder:
-        shuffled = ""
-        if row.n_shuffled:
-            undefined = row.n_shuffled_undefined
-            of = f"{row.n_shuffled:,}" + (f", {undefined:,} undefined" if undefined else "")
-            shuffled = f"{figure(row.shuffled_median)} ({of})"
-        table.add_row(
-            Text(visible(row.explainer)),
-            Text(visible(row.simulator)),
-            f"{row.n:,}",
-            figure(row.median),
-            figure(row.null_median),
-            shuffled,
-        )
-    return table
-
-
 def _spending_table(spent: Sequence[Spending]) -> Table:
-    table = _table(
+    table = plain_table(
         "calls for", "model", "calls>", "failed>", "read>", "cached>", "written>", "dollars>"
     )
     for each in spent:
@@ -236,7 +195,7 @@ def _spending_table(spent: Sequence[Spending]) -> Table:
 
 
 def _batches_table(batches: Sequence[Batch]) -> Table:
-    table = _table("batches under way", "model", "requests>", "state", "submitted", "at most>")
+    table = plain_table("batches under way", "model", "requests>", "state", "submitted", "at most>")
     for batch in batches:
         table.add_row(
             Text(visible(batch.provider_id or "not yet submitted")),
@@ -250,7 +209,7 @@ def _batches_table(batches: Sequence[Batch]) -> Table:
 
 
 def _splits_table(splits: Sequence[SplitStatus]) -> Table:
-    table = _table("split", "tokens>", "windows>", "kept>", "of documents>")
+    table = plain_table("split", "tokens>", "windows>", "kept>", "of documents>")
     for split in splits:
         table.add_row(
             split.split,
@@ -263,7 +222,7 @@ def _splits_table(splits: Sequence[SplitStatus]) -> Table:
 
 
 def _runs_table(runs: Sequence[PastRun]) -> Table:
-    table = _table("last runs", "started", "took>", "ended")
+    table = plain_table("last runs", "started", "took>", "ended")
     for run in runs:
         seconds = None
         if run.started_at is not None and run.finished_at is not None:
@@ -288,7 +247,7 @@ def _place(status: RunStatus, folder: RunFolder) -> Text:
 
 
 def _labels_table(title: str, labels: Sequence[RankedLabel]) -> Table:
-    table = _table("feature", "score>", "interval", "label", title=title)
+    table = plain_table("feature", "score>", "interval", "label", title=title)
     for label in labels:
         table.add_row(
             Text(label.feature, style="cyan", no_wrap=True),
@@ -301,7 +260,7 @@ def _labels_table(title: str, labels: Sequence[RankedLabel]) -> Table:
 
 def _model_labels_table(labels: Sequence[ModelLabel]) -> Table:
     models = " and ".join(dict.fromkeys(label.model for label in labels))
-    table = _table("feature", "label", title=escape(f"Some labels by {visible(models)}"))
+    table = plain_table("feature", "label", title=escape(f"Some labels by {visible(models)}"))
     for label in labels:
         table.add_row(Text(label.feature, style="cyan", no_wrap=True), Text(visible(label.text)))
     return table

@@ -105,7 +105,9 @@ def _little_memory(connection: duckdb.DuckDBPyConnection, part: Part) -> Iterato
 
 
 def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: str) -> int:
-    """Absorbs the finished parts of `explain` or `score`, all in one transaction.
+    """Absorbs the finished parts of a stage that gives results, all in one transaction.
+
+    A row that is there already stays as it is; those of `rescore` take its place.
 
     Returns:
         How many parts were absorbed; they are then removed.
@@ -117,6 +119,12 @@ def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: st
         with transaction(connection):
             for table, key in _RESULT_TABLES[stage].items():
                 files = [str(part.file(table)) for part in new]
+                if stage == "rescore":
+                    connection.execute(
+                        f"DELETE FROM {table} WHERE ({key}) IN "
+                        f"(SELECT ({key}) FROM read_parquet(?))",
+                        [files],
+                    )
                 connection.execute(
                     # A row that is there already is the same row: ids are content hashes.
                     f"""
@@ -132,12 +140,15 @@ def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: st
     return len(new)
 
 
+_SCORE_KEY = "label_id, scorer, simulator, metric, split"
 _RESULT_TABLES = {
     "explain": {"labels": "label_id", "label_contexts": "label_id, window_id"},
     "score": {
-        "scores": "label_id, scorer, simulator, metric, split",
+        "scores": _SCORE_KEY,
         "simulations": "label_id, simulator, scorer, window_id",
     },
+    "rescore": {"scores": _SCORE_KEY},
+    "gold": {"gold_scores": "simulator, item, run_id"},
 }
 
 

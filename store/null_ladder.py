@@ -1,6 +1,7 @@
 """Where the scores of a run stand: beside the token lookup's and those of labels of other features.
 
-A constant prediction, the lowest rung, has no correlation at all.
+A constant prediction, the lowest rung, has no correlation at all: it is undefined for every
+feature, which needs no row.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class LadderRow:
         n_shuffled_undefined: how many of these have no correlation, most often because that label
             predicts nothing anywhere.
         shuffled_median: of the others.
+        n_above_shuffled: labels that score above 95% of these others; None where there are none.
     """
 
     explainer: str
@@ -37,22 +39,33 @@ class LadderRow:
     n_shuffled: int
     n_shuffled_undefined: int
     shuffled_median: float | None
+    n_above_shuffled: int | None
 
 
 def read_null_ladder(connection: duckdb.DuckDBPyConnection) -> tuple[LadderRow, ...]:
     """A row for each explainer and simulator with scores."""
     rows = connection.execute(
         """
-        SELECT l.explainer, s.simulator,
-            count(s.value) FILTER (s.scorer = 'simulation') AS n,
-            median(s.value) FILTER (s.scorer = 'simulation'),
-            median(s.null_value) FILTER (s.scorer = 'simulation'),
-            count(*) FILTER (s.scorer = $shuffled),
-            count(*) FILTER (s.scorer = $shuffled AND s.value IS NULL),
-            median(s.value) FILTER (s.scorer = $shuffled)
-        FROM scores s JOIN labels l USING (label_id)
-        WHERE s.metric = 'correlation' AND s.split = 'score'
-        GROUP BY ALL HAVING n > 0 ORDER BY l.explainer, s.simulator
+        WITH headlines AS (
+            SELECT l.explainer, s.simulator, s.scorer, s.value, s.null_value
+            FROM scores s JOIN labels l USING (label_id)
+            WHERE s.metric = 'correlation' AND s.split = 'score'
+        ),
+        high AS (
+            SELECT explainer, simulator, quantile_cont(value, 0.95) AS bound FROM headlines
+            WHERE scorer = $shuffled GROUP BY ALL
+        )
+        SELECT explainer, simulator,
+            count(value) FILTER (scorer = 'simulation') AS n,
+            median(value) FILTER (scorer = 'simulation'),
+            median(null_value) FILTER (scorer = 'simulation'),
+            count(*) FILTER (scorer = $shuffled),
+            count(*) FILTER (scorer = $shuffled AND value IS NULL),
+            median(value) FILTER (scorer = $shuffled),
+            CASE WHEN any_value(bound) IS NOT NULL
+                THEN count(*) FILTER (scorer = 'simulation' AND value > bound) END
+        FROM headlines LEFT JOIN high USING (explainer, simulator)
+        GROUP BY ALL HAVING n > 0 ORDER BY explainer, simulator
         """,
         {"shuffled": SHUFFLED},
     ).fetchall()

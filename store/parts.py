@@ -34,7 +34,8 @@ class Part:
 
     Attributes:
         part_id: its name, unique by content.
-        stage: `collect`, `merged`, `neurons`, `explain`, `score` or an effect's kind.
+        stage: `collect`, `merged`, `neurons`, `explain`, `score`, `rescore`,
+            `gold` or an effect's kind.
         folder: where its files are.
         manifest: what the writer said of it; `identity` decides what it may be combined with.
     """
@@ -61,7 +62,7 @@ def write_part(
     Args:
         parts: the folder of all.
         part_id: its name.
-        stage: `collect`, `explain` or `score`.
+        stage: as in `Part`.
         tables: by name; of a reader each batch becomes a row group as it is read.
         manifest: what it says of itself.
     """

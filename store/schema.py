@@ -388,12 +388,31 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
     ),
     Migration(
-        "what predictions were made for, and how sure the model was of them",
+        "what predictions were made for, and what judges made of gold items",
         """
         -- simulation, shuffled_label (under another feature's label) or screen.
         ALTER TABLE simulations ADD COLUMN scorer VARCHAR DEFAULT 'simulation';
         -- Mean share of the model's probability that lay on ratings; NULL where not known.
         ALTER TABLE simulations ADD COLUMN captured_mass DOUBLE;
+
+        -- A judge's predictions for a feature that follows a known rule, in one run.
+        CREATE TABLE gold_scores (
+            simulator VARCHAR,
+            gold_version VARCHAR,   -- hash of all items
+            item VARCHAR,
+            run_id VARCHAR,
+            value DOUBLE,           -- the correlation from the item's own label
+            reason VARCHAR,
+            wrong_value DOUBLE,     -- and from another item's
+            wrong_reason VARCHAR,
+            n_windows BIGINT,
+            n_failed BIGINT,
+            failures JSON,          -- counted by reason
+            silent_mean DOUBLE,     -- mean prediction in silence, of the judge's full scale
+            captured_mass DOUBLE,
+            scored_at TIMESTAMPTZ,
+            PRIMARY KEY (simulator, item, run_id)
+        );
         """,
     ),
 )

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from .database import REVISION, set_meta, transaction
 from .null_ladder import SHUFFLED
 from .records import Score, Simulation, content_hash
+from .simulations import simulations_table
 
 _SCORES = pa.schema(
     {
@@ -48,7 +47,7 @@ def score_tables(
     ]
     return {
         "scores": pa.Table.from_pylist(rows, _SCORES),
-        "simulations": _simulations_table(list(simulations)),
+        "simulations": simulations_table(list(simulations)),
     }
 
 
@@ -101,7 +100,11 @@ def rivals_to_select_from(
 
 
 def chosen_to_score(
-    connection: duckdb.DuckDBPyConnection, simulator: str, without: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    simulator: str,
+    without: Sequence[str],
+    scorer: str = "simulation",
+    asked_as: str | None = None,
 ) -> dict[str, list[tuple[int, str]]]:
     """The labels that a simulator has still to score on `score`: of candidates the chosen one.
 
@@ -113,6 +116,8 @@ def chosen_to_score(
         connection: to any state of the run.
         simulator: what its scores are stored under.
         without: explainers whose labels it does not judge.
+        scorer: whose scores are missing.
+        asked_as: what those are stored under, if not under the simulator's name.
 
     Returns:
         Per SAE, feature and label id.
@@ -131,11 +136,17 @@ def chosen_to_score(
                 ORDER BY (l.status = 'done') DESC, s.value DESC NULLS LAST, l.label_id
             ) = 1
         ) ANTI JOIN (
-            SELECT label_id FROM scores WHERE simulator = $simulator AND split = 'score'
+            SELECT label_id FROM scores
+            WHERE simulator = $asked_as AND split = 'score' AND scorer = $scorer
         ) USING (label_id)
         ORDER BY ALL
         """,
-        params={"simulator": simulator, "without": list(without)},
+        params={
+            "simulator": simulator,
+            "without": list(without),
+            "scorer": scorer,
+            "asked_as": asked_as or simulator,
+        },
     ).fetchall()
     return _by_sae(rows)
 
@@ -199,40 +210,45 @@ def shuffled_labels(
     return {row[0]: ShuffledLabel(*row) for row in rows}
 
 
-def forget_unrated(connection: duckdb.DuckDBPyConnection, simulator: str, reason: str) -> int:
-    """Removes a judge's scores of labels of which windows failed for such a reason; how many.
+def forget_unrated(
+    connection: duckdb.DuckDBPyConnection, simulators: Sequence[str], reason: str
+) -> int:
+    """Removes judges' scores of labels of which windows failed for such a reason; how many labels.
 
-    What it was given of other features' labels keeps no windows: there any failure counts.
+    Of second opinions the scores say which reasons there were.
     """
     found = connection.execute(
         """
-        SELECT DISTINCT label_id FROM simulations
-        WHERE simulator = $simulator AND status = 'failed' AND contains(reason, $reason)
-        UNION SELECT label_id FROM scores
-        WHERE simulator = $simulator AND scorer = $shuffled
-            AND CAST(design->>'n_failed_windows' AS INTEGER) > 0
+        SELECT DISTINCT simulator, label_id FROM simulations
+        WHERE simulator IN (SELECT unnest($simulators)) AND status = 'failed'
+            AND contains(reason, $reason)
+        UNION SELECT simulator, label_id FROM scores
+        WHERE simulator IN (SELECT unnest($simulators))
+            AND scorer NOT IN ('simulation', $shuffled)
+            AND contains(CAST(design AS VARCHAR), $reason)
         """,
-        {"simulator": simulator, "reason": reason, "shuffled": SHUFFLED},
+        {"simulators": list(simulators), "reason": reason, "shuffled": SHUFFLED},
     ).fetchall()
     if found:
-        names = [label_id for (label_id,) in found]
         with transaction(connection):
             for table in ("scores", "simulations"):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE simulator = ? AND label_id IN (SELECT unnest(?))",
-                    [simulator, names],
+                connection.executemany(
+                    f"DELETE FROM {table} WHERE simulator = ? AND label_id = ?", found
                 )
-            set_meta(connection, REVISION, content_hash([simulator, names]))
-    return len(found)
+            set_meta(connection, REVISION, content_hash([list(each) for each in found]))
+    return len({label_id for _, label_id in found})
 
 
 def count_scored_labels(
     connection: duckdb.DuckDBPyConnection, simulators: Sequence[str], split: str
 ) -> int:
-    """Labels that these simulators have scored on the split, undefined scores included."""
+    """Labels that these simulators have scored on the split, undefined scores included.
+
+    A label that two of them have scored counts twice.
+    """
     rows = connection.execute(
-        "SELECT count(DISTINCT label_id) FROM scores "
-        "WHERE split = ? AND simulator IN (SELECT unnest(?))",
+        "SELECT count(DISTINCT (label_id, simulator)) FROM scores "
+        "WHERE scorer = 'simulation' AND split = ? AND simulator IN (SELECT unnest(?))",
         [split, list(simulators)],
     ).fetchall()
     return int(rows[0][0])
@@ -243,23 +259,3 @@ def _by_sae(rows: Iterable[tuple[str, int, str]]) -> dict[str, list[tuple[int, s
     for sae_id, feature, label_id in rows:
         found.setdefault(sae_id, []).append((feature, label_id))
     return found
-
-
-def _simulations_table(simulations: list[Simulation]) -> pa.Table:
-    predicted: list[Any] = [s.predicted for s in simulations]
-    lengths = np.array([0 if p is None else len(p) for p in predicted], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    values = np.concatenate([np.empty(0, np.float32), *(p for p in predicted if p is not None)])
-    is_missing = np.array([p is None for p in predicted], dtype=np.bool_)
-    return pa.table(
-        {
-            "label_id": pa.array([s.label_id for s in simulations], pa.string()),
-            "simulator": pa.array([s.simulator for s in simulations], pa.string()),
-            "window_id": pa.array([s.window_id for s in simulations], pa.uint64()),
-            "predicted": pa.ListArray.from_arrays(offsets, values, mask=pa.array(is_missing)),
-            "status": pa.array([s.status for s in simulations], pa.string()),
-            "reason": pa.array([s.reason for s in simulations], pa.string()),
-            "scorer": pa.array([s.scorer for s in simulations], pa.string()),
-            "captured_mass": pa.array([s.captured_mass for s in simulations], pa.float64()),
-        }
-    )

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from .batch_record import Batch, batches_under_way
 from .calls import Spending, spent
+from .collisions import CollisionRow, read_collisions
+from .gold import GoldStanding, read_gold
 from .near_features import read_rows
 from .null_ladder import LadderRow, read_null_ladder
 from .records import FeatureId
+from .second_opinions import OpinionRow, read_second_opinions
 from .splits import SPLITS
 
 if TYPE_CHECKING:
@@ -133,6 +136,9 @@ class RunStatus:
 
     Attributes:
         ladder: where its scores stand.
+        opinions: what judges say of labels beside that.
+        gold: how good the judges are.
+        collisions: labels that several features have.
         spent: what was spent on what.
         batches: those under way.
     """
@@ -142,6 +148,9 @@ class RunStatus:
     splits: tuple[SplitStatus, ...]
     saes: tuple[SaeStatus, ...]
     ladder: tuple[LadderRow, ...]
+    opinions: tuple[OpinionRow, ...]
+    gold: tuple[GoldStanding, ...]
+    collisions: tuple[CollisionRow, ...]
     spent: tuple[Spending, ...]
     batches: tuple[Batch, ...]
     runs: tuple[PastRun, ...]
@@ -201,6 +210,9 @@ def read_status(
         splits=_splits(connection),
         saes=_saes(connection),
         ladder=read_null_ladder(connection),
+        opinions=read_second_opinions(connection),
+        gold=read_gold(connection),
+        collisions=read_collisions(connection),
         spent=tuple(spent(connection)),
         batches=tuple(batches_under_way(connection)),
         runs=tuple(PastRun(*row) for row in runs),

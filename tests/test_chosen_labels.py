@@ -161,5 +161,5 @@ def test_the_ladder_tells_labels_from_those_of_other_features(
     scored(connection, "a", "score", 0.1, scorer="shuffled_label")
     scored(connection, "b", "score", None, scorer="shuffled_label")
     assert read_null_ladder(connection) == (
-        LadderRow("highlighted", JUDGE, 3, 0.6, None, 2, 1, 0.1),
+        LadderRow("highlighted", JUDGE, 3, 0.6, None, 2, 1, 0.1, 3),
     )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
-import shutil
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,19 +13,23 @@ from scopenote.evaluate.scored_windows import few_windows
 from .asking_runs import (
     ALL_CALLS,
     KEY,
-    asking_configuration,
     assert_the_ledger_is_the_servers,
     command,
     files_with_the_key,
     rows,
 )
-from .fake_openai import Answer, Asked, FakeOpenAI, error, reply, serve
+from .fake_openai import Answer, Asked, error, serve
 from .planted_feature import make_contexts, make_stratum
-
-N_FEATURES, N_DRAWS = 6, 3
-ACTIVE, SILENT = 10, 15
-SIMULATOR = "chat/gpt-4o-mini"
-NONSENSE = "zebraviolins"
+from .rating_runs import (
+    ACTIVE,
+    N_DRAWS,
+    N_FEATURES,
+    NONSENSE,
+    SILENT,
+    SIMULATOR,
+    runs_that_rate,
+    write_and_rate,
+)
 
 
 def test_the_first_windows_still_stand_for_the_whole_stratum() -> None:
@@ -47,68 +48,7 @@ def test_the_first_windows_still_stand_for_the_whole_stratum() -> None:
 
 @pytest.fixture
 def asking(collected: Path, tmp_path: Path) -> Any:
-    """Makes a run of one's own that has this server write several labels and rate them."""
-
-    def make(fake: FakeOpenAI) -> tuple[Path, Path]:
-        run, config = tmp_path / "run", tmp_path / "asking.toml"
-        if not run.exists():
-            shutil.copytree(collected, run)
-        explain = asking_configuration(collected.parent, fake.base_url, N_FEATURES)
-        config.write_text(
-            explain.replace("[explain]", f"[explain]\ncandidates = {N_DRAWS}")
-            + f"""
-            [score]
-            simulators = ["token_lookup", "chat"]
-            [score.chat]
-            model = "gpt-4o-mini"
-            base_url = {json.dumps(fake.base_url)}
-            active_windows = {ACTIVE}
-            silent_windows = {SILENT}
-            """
-        )
-        return run, config
-
-    return make
-
-
-def write_and_rate(asked: Asked) -> Answer:
-    """Of three labels of a feature one names its strongest token; ratings go by the label."""
-    text = asked.text
-    cost = (len(text) // 4, 0)
-    if "⟦label⟧\n" in text:
-        label = text.split("⟦label⟧\n")[1].split("\n")[0]
-        listed = text.split("⟦tokens⟧\n")[1].split("⟦end")[0].splitlines()
-        words = [line.split("\t", 1) for line in listed]
-        digits = [9 if word.strip() in label.split() else 0 for _, word in words]
-        return rated([number for number, _ in words], digits, *cost)
-    strongest = max(
-        re.findall(r"^(.*)\t(\d+)$", text, re.MULTILINE), key=lambda found: int(found[1])
-    )[0]
-    is_good = asked.times_before == int(asked.conversation, 16) % N_DRAWS
-    content = {
-        "explanation": "Made up.",
-        "near_miss": "Nothing.",
-        "label": f"only {strongest.strip()}" if is_good else NONSENSE,
-    }
-    written = json.dumps(content)
-    return reply(written, *cost, len(written) // 4)
-
-
-def rated(numbers: list[str], digits: list[int], prompt: int, cached: int) -> Answer:
-    """Lines with log probabilities: one in ten for the digit beside the one that is written."""
-    tokens = []
-    for number, digit in zip(numbers, digits, strict=True):
-        beside = digit - 1 if digit else 1
-        tokens += [_token(f"{number}\t"), _token(str(digit), 0.9, str(beside)), _token("\n")]
-    text = "".join(token["token"] for token in tokens)
-    return reply(text, prompt, cached, len(tokens), logprobs={"content": tokens})
-
-
-def _token(text: str, probability: float = 1.0, beside: str | None = None) -> dict[str, Any]:
-    top = [{"token": text, "logprob": math.log(probability), "bytes": None}]
-    if beside is not None:
-        top.append({"token": beside, "logprob": math.log(1 - probability), "bytes": None})
-    return {**top[0], "top_logprobs": top}
+    return runs_that_rate(collected, tmp_path)
 
 
 RIVALS = f"""

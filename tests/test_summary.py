@@ -16,9 +16,11 @@ import pytest
 from rich.console import Console, RenderableType
 from scopenote.flows.summary import bytes_in_words, render_ending, render_status
 from scopenote.store.batch_record import Batch, add_batch, end_batch, note_state
+from scopenote.store.gold import CHANGED, GoldChange, GoldStanding, ItemMean
 from scopenote.store.null_ladder import LadderRow
 from scopenote.store.run_folder import RunFolder
 from scopenote.store.schema import MIGRATIONS
+from scopenote.store.second_opinions import OpinionRow
 from scopenote.store.status import read_extremes, read_status
 
 from .made_up_run import MLP, RES, make_database
@@ -240,10 +242,39 @@ def test_the_batches_under_way_are_shown_and_those_that_ended_are_not(
     assert "batches under way" not in rendered(render_status(replace(status, batches=()), FOLDER))
 
 
-def test_the_ladder_fits_eighty_columns_and_counts_what_is_undefined(tmp_path: Path) -> None:
+def test_what_scores_stand_beside_fits_eighty_columns(tmp_path: Path) -> None:
+    judge = "chat/gpt-4o-mini"
+    ladder = LadderRow("max_activations", judge, 16_384, 0.61, 0.45, 20, 3, -0.002, 15_000)
+    opinions = tuple(
+        OpinionRow("max_activations", judge, scorer, metric, 16_000, 384, median, null)
+        for scorer, metric, median, null in (
+            ("detection", "auroc_random", 0.91, 0.82),
+            ("detection", "balanced_accuracy_random", 0.987, None),
+            ("detection", "auroc_near_miss", 0.73, 0.64),
+            ("discrimination", "chance_corrected", 0.55, None),
+        )
+    )
+    drift = GoldChange(2, ItemMean(8, 0, 0.93, 0.02), -0.4, 0.1, "quoted", -0.9, True, CHANGED)
+    gold = GoldStanding(
+        judge, "v", "r", datetime.now(), ItemMean(8, 0, 0.53, 0.02), ItemMean(3, 5, -0.01, 0.04),
+        96, 2, 0.003, 0.99, drift,
+    )  # fmt: skip
     with make_database() as connection:
         status = read_status(connection, tmp_path / "none")
-        row = LadderRow("max_activations", "chat/gpt-4o-mini", 16_384, 0.61, 0.45, 20, 3, -0.002)
-        page = rendered(render_status(replace(status, ladder=(row,)), FOLDER), width=80)
-    assert "labels by        judged by" in page
-    assert "16,384    0.61  0.45  0.00 (20, 3 undefined)" in page.replace("−", "")
+        status = replace(status, ladder=(ladder,), opinions=opinions, gold=(gold,))
+        page = rendered(render_status(status, FOLDER), width=80).replace("−", "-")
+    assert max(map(len, page.splitlines())) <= 80
+    for words in (
+        "labels by        judged by",
+        "16,384    0.61  0.45  0.00 (20)    92%",
+        "3 of 20 shuffled scores are undefined",
+        "A constant prediction has no correlation.",
+        "detection       random         0.91  0.82  16,000        384",
+        "detection       near misses    0.73  0.64",
+        "discrimination  told apart     0.55     –",
+        "0.53 ± 0.02  -0.01 ± 0.04    0 and 5       0.30%       2     3",
+        "is not the judge it was",
+    ):
+        assert words in page, words
+    assert "0.99" not in page
+    assert "Collisions" in page

@@ -1,0 +1,182 @@
+"""The steps of rating, each from the state that the one before left: which labels, and how.
+
+First, on `select`, the labels of features that have several; then, on `score`, of an explainer's
+candidates the one that came out highest; then some features under another feature's label, which
+says what a label is worth that has nothing to do with its feature; then second opinions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from ..evaluate.detection import detect
+from ..evaluate.discrimination import discriminate
+from ..evaluate.fuzzing import fuzz
+from ..evaluate.looked_at_label import score_within
+from ..evaluate.score_label import ScoredLabel, score_shuffled
+from ..evaluate.scored_windows import few_windows
+from ..evaluate.window_exams import JudgeSettings
+from ..evaluate.window_questions import Asker
+from ..store.database import Store
+from ..store.near_misses import read_near_misses
+from ..store.records import FeatureId
+from ..store.rival_labels import Rivals, read_rivals
+from ..store.scores import (
+    ShuffledLabel,
+    chosen_to_score,
+    rivals_to_select_from,
+    shuffled_labels,
+)
+from .explain_settings import EMBEDDED_EXPLAINERS
+from .rate_job import LabelBatch, RateJob, RateStep, RateWork, Unscored
+from .score_settings import SecondOpinion
+
+FindStep = Callable[[Store, RateJob], RateStep]
+
+PURPOSE = "simulate"
+
+
+def compare_rivals(store: Store, job: RateJob) -> RateStep:
+    """On `select`, the labels of features that have several."""
+    missing = rivals_to_select_from(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+    return RateStep("select", missing, "labels compared on `select`", PURPOSE, _simulate)
+
+
+def score_the_best(store: Store, job: RateJob) -> RateStep:
+    """On `score`, of each explainer's candidates the best."""
+    missing = chosen_to_score(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+    return RateStep("score", missing, "labels", PURPOSE, _simulate, is_score=True)
+
+
+def score_shuffled_labels(store: Store, job: RateJob) -> RateStep:
+    """On `score`, some features under another feature's label."""
+    found = shuffled_labels(store.connection, job.simulator, job.settings.chat.shuffled_labels)
+    missing: dict[str, list[tuple[int, str]]] = {}
+    for each in found.values():
+        missing.setdefault(each.sae_id, []).append((each.feature, each.label_id))
+    unit = "features rated under another feature's label"
+    return RateStep("score", missing, unit, PURPOSE, partial(_simulate_shuffled, found))
+
+
+def _simulate(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
+    simulator = work.judge.simulator(work.ask, batch.texts)
+    allowance = work.judge.allowance(work.ask, batch.texts)
+    for label in batch.labels:
+        number = label.feature_id.feature
+        yield score_within(
+            label,
+            batch.explain[number],
+            batch.score[number],
+            simulator,
+            work.resamples,
+            allowance,
+            work.job.score_settings,
+        )
+
+
+def _simulate_shuffled(
+    shuffled: Mapping[str, ShuffledLabel], batch: LabelBatch, work: RateWork
+) -> Iterator[ScoredLabel]:
+    simulator = work.judge.simulator(work.ask, batch.texts)
+    chat = work.job.settings.chat
+    for label in batch.labels:
+        number, other = label.feature_id.feature, shuffled[label.label_id]
+        yield score_shuffled(
+            label,
+            FeatureId(batch.sae_id, other.other_feature),
+            other.other_text,
+            batch.explain[number],
+            few_windows(batch.score[number], chat.active_windows, chat.silent_windows),
+            simulator,
+            work.resamples,
+            work.job.score_settings,
+        )
+
+
+def ask_second_opinion(opinion: SecondOpinion, store: Store, job: RateJob) -> RateStep:
+    """On `score`, what else the model says of the chosen labels; nothing where another asks it."""
+    asked = [kind for kind in job.settings.judges if kind != "local"]
+    missing: Unscored = {}
+    if opinion in job.settings.chat.second_opinions and asked[:1] == [job.kind]:
+        missing = chosen_to_score(
+            store.connection,
+            job.simulator,
+            sorted(EMBEDDED_EXPLAINERS),
+            opinion,
+            job.settings.judge_name("chat"),
+        )
+    rate = _tell_apart if opinion == "discrimination" else partial(_examine, opinion)
+    return RateStep("score", missing, f"labels for {opinion}", opinion, rate)
+
+
+def _examine(opinion: SecondOpinion, batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
+    settings = _judge_settings(work.job)
+    with work.store.cursor() as connection:
+        near_misses = read_near_misses(
+            connection, batch.sae_id, batch.features, work.backgrounds[1], settings.n_windows
+        )
+    ask_about = {"detection": detect, "fuzzing": fuzz}[opinion]
+    asker = _asker(batch, work)
+    for label in batch.labels:
+        number = label.feature_id.feature
+        scores = ask_about(
+            label,
+            batch.explain[number],
+            batch.score[number],
+            near_misses[number],
+            asker,
+            work.resamples,
+            settings,
+        )
+        yield ScoredLabel(scores, [])
+
+
+def _tell_apart(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
+    asker = _asker(batch, work)
+    rivals: dict[str, Mapping[int, Rivals]] = {}
+    for label in batch.labels:
+        if label.explainer not in rivals:
+            with work.store.cursor() as connection:
+                rivals[label.explainer] = read_rivals(
+                    connection, batch.sae_id, batch.features, label.explainer, work.backgrounds[1]
+                )
+        number = label.feature_id.feature
+        scores = discriminate(
+            label,
+            batch.explain[number],
+            batch.score[number],
+            rivals[label.explainer].get(number),
+            asker,
+            work.resamples,
+            _judge_settings(work.job),
+        )
+        yield ScoredLabel(scores, [])
+
+
+def _asker(batch: LabelBatch, work: RateWork) -> Asker:
+    return Asker(
+        name=work.job.settings.judge_name("chat"),
+        model=work.judge.model,
+        ask=work.ask,
+        run=work.judge.run,
+        token_text=batch.texts.token_text,
+    )
+
+
+def _judge_settings(job: RateJob) -> JudgeSettings:
+    return JudgeSettings(
+        n_windows=job.settings.chat.opinion_windows,
+        seed=job.settings.seed,
+        level=job.settings.level,
+    )
+
+
+STEPS: tuple[FindStep, ...] = (
+    compare_rivals,
+    score_the_best,
+    score_shuffled_labels,
+    partial(ask_second_opinion, "detection"),
+    partial(ask_second_opinion, "fuzzing"),
+    partial(ask_second_opinion, "discrimination"),
+)
