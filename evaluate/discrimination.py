@@ -37,24 +37,25 @@ METRICS = ("accuracy", "chance_corrected", "probability")
 
 NO_RIVAL = "no near neighbour has a label"
 SAYS_THE_SAME = "a near neighbour's label says the same"
-NEVER_ALONE = "a near neighbour fires in every window that is kept of the feature"
 NO_NULL = "the token lookup reads no labels"
 
+FEWEST = 5
 _PROMPT = "tell_apart"
 _AT_MOST = 9  # labels, a digit each
 
 
 @dataclass(frozen=True, slots=True)
 class OwnWindows:
-    """Windows in which a feature fires.
+    """Windows in which a feature fires, those in which its neighbours are silent first.
 
     Attributes:
-        stratum: those in which its neighbours are known to be silent, then others.
-        n_apart: how many are known to be so.
+        n_apart: in how many, the first, no neighbour fires for certain.
+        n_shared: in how many, the last, one does.
     """
 
     stratum: Stratum
     n_apart: int
+    n_shared: int
 
 
 def discriminate(
@@ -96,7 +97,7 @@ def discriminate(
         return failed_rows(blank, METRICS, SAYS_THE_SAME)
     own = own_windows(score.active, rivals, settings.n_windows)
     if not len(own.stratum):
-        return failed_rows(blank, METRICS, NEVER_ALONE if len(score.active) else NEVER_ACTIVE)
+        return failed_rows(blank, METRICS, NEVER_ACTIVE)
     places = _places(label, len(own.stratum), 1 + len(rivals.labels), settings.seed)
     answers = _ask(asker, [label.text, *(rival.text for rival in rivals.labels)], own, places)
     return _rows(blank, own, answers, places, resamples, settings)
@@ -105,13 +106,19 @@ def discriminate(
 def own_windows(active: Stratum, rivals: Rivals, n: int) -> OwnWindows:
     """Up to n windows of the sample, first those in which no neighbour fires for certain.
 
-    Whether a neighbour fires is known of windows of the background. Those in which one does are
-    left out; others follow those that are known.
+    Whether a neighbour fires is known of windows of the background; those of which it is not known
+    follow. Those in which one does are only taken where fewer than `FEWEST` others are there: what
+    is marked is then still the feature's own, but a neighbour's label may be as right.
     """
     hashes = active.windows.token_hash
     is_apart, is_shared = np.isin(hashes, rivals.apart), np.isin(hashes, rivals.shared)
-    rows = np.concatenate([np.flatnonzero(is_apart), np.flatnonzero(~is_apart & ~is_shared)])[:n]
-    return OwnWindows(take_windows(active, rows), min(n, int(is_apart.sum())))
+    kinds = [np.flatnonzero(each) for each in (is_apart, ~is_apart & ~is_shared, is_shared)]
+    if len(kinds[0]) + len(kinds[1]) >= FEWEST:
+        kinds.pop()
+    rows = np.concatenate(kinds)[:n]
+    return OwnWindows(
+        take_windows(active, rows), int(is_apart[rows].sum()), int(is_shared[rows].sum())
+    )
 
 
 def _design(rivals: tuple[RivalLabel, ...]) -> dict[str, object]:
@@ -165,7 +172,7 @@ def _rows(
     design = {
         **blank.design,
         "n_apart": own.n_apart,
-        "n_apart_answered": int((answered < own.n_apart).sum()),
+        "n_shared": own.n_shared,
         "failed": count_failures(answers),
         **facts_of(answers, resamples, settings),
     }

@@ -102,7 +102,8 @@ class LabelFigures:
         missing = weighed.reason if isinstance(weighed, Undefined) else None
         weight = np.ones(len(rows)) if isinstance(weighed, Undefined) else weighed
         rows, weight = rows[weight > 0], weight[weight > 0]
-        design = self._design(rows, with_screen=missing is None)
+        is_weighed = missing is None and bool((rows >= self.table.n_active).any())
+        design = self._design(rows, with_screen=is_weighed)
         missing = self._missing_stratum(design) or missing
         found = (
             Undefined(missing) if missing else self._moments(rows, weight, self.simulated.predicted)
@@ -286,6 +287,7 @@ class LabelFigures:
         """What the headline was taken over, and what silence costs it."""
         score = self.score
         return {
+            "n_active_drawn": self.table.n_active,
             "n_active_windows": int((~design.is_silent).sum()),
             "n_silent_windows": int(design.is_silent.sum()),
             "population_active_windows": score.active.population_windows,

@@ -190,10 +190,14 @@ def _screened_silence(
 def _pseudo_windows(
     copied: Float64[np.ndarray, "K A"], weight: float, resamples: Resamples, shift: int = 0
 ) -> Float64[np.ndarray, "K B"]:
-    """The pseudo-window of each resample, one of these; independent at each shift."""
-    picked = (np.roll(resamples.pseudo_pick, shift) * copied.shape[1]).astype(np.intp)
+    """The pseudo-window of each resample, one of these; independent at each shift.
+
+    A shift takes the random numbers of another resample.
+    """
+    place = np.arange(-shift, len(resamples) - shift)
+    picked = (resamples.pseudo_pick[place] * copied.shape[1]).astype(np.intp)
     pseudo: Float64[np.ndarray, "K B"]
-    pseudo = copied[:, picked] * (np.roll(resamples.pseudo_weight, shift) * weight)
+    pseudo = copied[:, picked] * (resamples.pseudo_weight[place] * weight)
     return pseudo
 
 

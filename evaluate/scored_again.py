@@ -15,7 +15,7 @@ from .label_figures import BY_DEFAULT, ScoreSettings, ScreenedSilence
 from .looked_at_label import Screening
 from .remembered import Remembering, StoredPredictions
 from .score_label import ScoredLabel, score_label, score_shuffled
-from .scored_windows import only_windows, take_windows
+from .scored_windows import few_windows, only_windows, take_windows
 from .screening import FirstPhase
 from .token_ratings import HIGHEST
 
@@ -49,12 +49,14 @@ def score_again(
         sort_again: the screen, where the rows say that one chose the silent windows.
 
     Returns:
-        None where predictions on silent windows were not kept.
+        None where predictions on silent windows were not kept, as by an older version.
     """
     settings = replace(settings, level=before.design.get("level", settings.level))
     judge = Remembering.of(StoredPredictions(before.simulator, float(HIGHEST)), known)
-    part = only_windows(score, judge.memory)
-    if label.status == "done" and before.design.get("n_silent_windows") and not len(part.silent):
+    # Drawn are the first ones; that a top window was simulated does not make it drawn.
+    part = few_windows(score, before.design.get("n_active_drawn", 0), len(score.silent))
+    part = replace(part, silent=only_windows(score.silent, judge.memory))
+    if label.status == "done" and not ("n_active_drawn" in before.design and len(part.silent)):
         return None
     if before.scorer != "simulation":
         other = labelled_feature(before)

@@ -94,16 +94,11 @@ def few_windows(contexts: FeatureContexts, n_active: int, n_silent: int) -> Feat
     )
 
 
-def only_windows(contexts: FeatureContexts, wanted: Container[int]) -> FeatureContexts:
-    """The contexts with these windows only, by id; either stratum still stands for all of it."""
-
-    def only(stratum: Stratum) -> Stratum:
-        names = stratum.windows.window_id.tolist()
-        rows = [row for row, name in enumerate(names) if name in wanted]
-        return take_windows(stratum, np.array(rows, dtype=np.intp))
-
-    active, silent, top = map(only, (contexts.active, contexts.silent, contexts.top))
-    return replace(contexts, active=active, silent=silent, top=top)
+def only_windows(stratum: Stratum, wanted: Container[int]) -> Stratum:
+    """The windows of a stratum with these ids only, which stand for all of it."""
+    names = stratum.windows.window_id.tolist()
+    rows = [row for row, name in enumerate(names) if name in wanted]
+    return take_windows(stratum, np.array(rows, dtype=np.intp))
 
 
 def take_windows(stratum: Stratum, rows: Rows) -> Stratum:

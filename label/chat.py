@@ -24,6 +24,7 @@ Reason = Literal[
     "not_json",  # a damaged body
     "unreadable",  # JSON, but no chat completion
     "no_choices",  # a chat completion without any choice
+    "no_prompt_logprobs",  # asked for, and refused or left out: few endpoints but vLLM have them
     "context_too_long",  # more than the model takes: a shorter prompt may do
     "bad_request",  # any other refusal of this one request
     "out_of_memory",  # more than the device that a local model runs on has room for
@@ -53,6 +54,11 @@ class ChatRequest:
         top_logprobs: how many alternatives to give at each token of the reply, with log
             probabilities; None for no log probabilities at all.
         draw: a number that tells repeated draws of one request apart. It is not sent.
+        continues_last: the last message is the assistant's own and unfinished: the reply goes on
+            where it ends. vLLM offers this.
+        prompt_logprobs: how many alternatives to give at each token of the prompt, with log
+            probabilities; None for none at all. vLLM offers this, up to 20 where it is not told
+            otherwise.
     """
 
     messages: tuple[Message, ...]
@@ -62,6 +68,8 @@ class ChatRequest:
     reply_schema: dict[str, Any] | None = None
     top_logprobs: int | None = None
     draw: int = 0
+    continues_last: bool = False
+    prompt_logprobs: int | None = None
 
     @cached_property  # asked for several times a call
     def request_hash(self) -> str:
@@ -70,7 +78,10 @@ class ChatRequest:
         schema = None if self.reply_schema is None else json.dumps(self.reply_schema)
         messages = [[message.role, message.content] for message in self.messages]
         limits = [float(self.temperature), self.max_tokens, self.top_logprobs]
-        return content_hash([self.model, messages, *limits, schema, self.draw])
+        # What came later counts only where it is used: what is on record keeps its hash.
+        more = self._offered_by_some()
+        decisive = [self.model, messages, *limits, schema, self.draw, *([more] if more else [])]
+        return content_hash(decisive)
 
     def as_dict(self) -> dict[str, Any]:
         """The request as it is stored: `messages`, and what else decides the reply."""
@@ -84,12 +95,21 @@ class ChatRequest:
             content["reply_schema"] = self.reply_schema
         if self.top_logprobs is not None:
             content["top_logprobs"] = self.top_logprobs
-        return content
+        return content | self._offered_by_some()
+
+    def _offered_by_some(self) -> dict[str, Any]:
+        """What few endpoints know, where it is asked for."""
+        more: dict[str, Any] = {}
+        if self.continues_last:
+            more["continues_last"] = True
+        if self.prompt_logprobs is not None:
+            more["prompt_logprobs"] = self.prompt_logprobs
+        return more
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token of a reply.
+    """A token of a reply, or of a prompt.
 
     Attributes:
         token: its text.
@@ -118,6 +138,9 @@ class ChatReply:
         model: the model's name as the endpoint states it.
         seconds: spent on sending and backing off, without waiting for its turn.
         attempts: how often the request was sent.
+        prompt_logprobs: one for each token of the prompt, the prompt's own with those likelier in
+            its place; None at its first token. None for all where none were asked for or the
+            endpoint has none.
     """
 
     text: str | None
@@ -130,6 +153,7 @@ class ChatReply:
     model: str
     seconds: float
     attempts: int
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
 
 
 class ChatClient(Protocol):

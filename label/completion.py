@@ -7,7 +7,7 @@ here every field that is used is checked. Left out: HTTP, and what is done about
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -72,6 +72,7 @@ class _Completion(_Answered):
     choices: tuple[_Choice, ...] | None = None
     usage: _Usage | None = None
     model: str | None = None
+    prompt_logprobs: Any = None  # two megabytes, checked in one go with taking out what is used
     error: _Error | str | None = None
 
 
@@ -96,13 +97,16 @@ class UnusableAnswer:
     completion_tokens: int | None = None
 
 
-def read_completion(body: bytes, seconds: float, attempts: int) -> ChatReply | UnusableAnswer:
+def read_completion(
+    body: bytes, seconds: float, attempts: int, needs_prompt_logprobs: bool = False
+) -> ChatReply | UnusableAnswer:
     """The reply in the body of an answer with status 200, or why there is none.
 
     Args:
         body: as it came.
         seconds: to be noted in the reply.
         attempts: likewise.
+        needs_prompt_logprobs: whether a reply without the prompt's log probabilities is none.
     """
     if is_web_page(body):
         return UnusableAnswer("web_page", "a web page instead of JSON")
@@ -118,8 +122,8 @@ def read_completion(body: bytes, seconds: float, attempts: int) -> ChatReply | U
     details = usage.prompt_tokens_details or _PromptDetails()
     # An endpoint that counts the prompt and says nothing of a cache has read none from one.
     cached = details.cached_tokens or (None if usage.prompt_tokens is None else 0)
+    charged = (usage.prompt_tokens, cached, usage.completion_tokens)
     if not completion.choices:
-        charged = (usage.prompt_tokens, cached, usage.completion_tokens)
         if isinstance(completion.error, str):
             return UnusableAnswer("unreadable", completion.error, None, None, *charged)
         if completion.error is not None:
@@ -127,6 +131,10 @@ def read_completion(body: bytes, seconds: float, attempts: int) -> ChatReply | U
             status = int(code) if code.isdecimal() else None
             return UnusableAnswer("unreadable", completion.error.message, status, code, *charged)
         return UnusableAnswer("no_choices", "a reply without any choice", None, None, *charged)
+    prompt_logprobs = _prompt_logprobs(completion.prompt_logprobs)
+    if needs_prompt_logprobs and prompt_logprobs is None:
+        found = "a reply without the `prompt_logprobs` that were asked for"
+        return UnusableAnswer("no_prompt_logprobs", found, None, None, *charged)
     choice = completion.choices[0]
     return ChatReply(
         text=choice.message.content,
@@ -139,6 +147,7 @@ def read_completion(body: bytes, seconds: float, attempts: int) -> ChatReply | U
         model=completion.model or "",
         seconds=seconds,
         attempts=attempts,
+        prompt_logprobs=prompt_logprobs,
     )
 
 
@@ -158,3 +167,25 @@ def _logprobs(given: _Logprobs | None) -> tuple[TokenLogprob, ...] | None:
         )
         for token in given.content
     )
+
+
+def _prompt_logprobs(given: Any) -> tuple[TokenLogprob | None, ...] | None:
+    """vLLM's: at each token the options by their ids, first the one that the prompt has.
+
+    No reply hangs on them but where they were asked for, so what cannot be read is none.
+    """
+    if not isinstance(given, list):
+        return None
+    try:
+        return tuple(map(_prompt_token, given))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _prompt_token(options: Any) -> TokenLogprob | None:
+    if not options:
+        return None
+    spelled = tuple(
+        (str(each.get("decoded_token") or ""), float(each["logprob"])) for each in options.values()
+    )
+    return TokenLogprob(*spelled[0], spelled)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from .chat_layout import ChatLayout
 if TYPE_CHECKING:
     import torch
 
+# What a model is for and where it is named, in the words of an error.
+_WRITES_LABELS, _NAMED_IN = "write labels", "[explain.chat] model"
 # Layers whose keys and values can be kept apart token by token.
 _LAYERS = {"full_attention", "sliding_attention"}
 
@@ -44,12 +47,16 @@ class LocalModel:
         return device
 
 
-def load_local_model(name: str, device: str) -> LocalModel:
+def load_local_model(
+    name: str, device: str, purpose: str = _WRITES_LABELS, setting: str = _NAMED_IN
+) -> LocalModel:
     """Loads a model and its tokenizer, in bfloat16 or, on a CPU, in float32.
 
     Args:
         name: hub id or folder.
         device: a torch device, or `auto` for the first GPU if there is one.
+        purpose: what it is to do, for the message if it cannot be loaded.
+        setting: the key that names it, likewise.
 
     Raises:
         ModelError: it cannot be loaded, or is no causal language model whose layers are all
@@ -57,16 +64,17 @@ def load_local_model(name: str, device: str) -> LocalModel:
     """
     from transformers import AutoTokenizer
 
+    cannot_load = partial(_cannot_load, name, purpose, setting)
     if not Path(name).is_dir() and name.startswith(("/", ".", "~")):
-        raise _cannot_load(name, FileNotFoundError("there is no folder of that name"))
+        raise cannot_load(FileNotFoundError("there is no folder of that name"))
     chosen = _device(device)
     with _quiet_loading():
         # A broken tokenizer.json makes the tokenizers library raise bare Exception.
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except Exception as error:
-            raise _cannot_load(name, error) from error
-        network = _load_network(name, chosen)
+            raise cannot_load(error) from error
+        network = _load_network(name, chosen, cannot_load)
     _require_fitting(name, network, tokenizer)
     layout = ChatLayout.of(tokenizer, name)
     config = network.config.get_text_config()
@@ -85,7 +93,9 @@ def load_local_model(name: str, device: str) -> LocalModel:
     )
 
 
-def _load_network(name: str, device: torch.device) -> Any:
+def _load_network(
+    name: str, device: torch.device, cannot_load: Callable[[Exception], ModelError]
+) -> Any:
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -97,7 +107,7 @@ def _load_network(name: str, device: torch.device) -> Any:
     try:
         network, report = loader.from_pretrained(name, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError, *unreadable) as error:
-        raise _cannot_load(name, error) from error
+        raise cannot_load(error) from error
     # Weights that the files lack are otherwise filled with random numbers.
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -168,7 +178,7 @@ def _as_set(ends: int | list[int] | None) -> set[int]:
     return {ends} if isinstance(ends, int) else set(ends)
 
 
-def _cannot_load(name: str, error: Exception) -> ModelError:
+def _cannot_load(name: str, purpose: str, setting: str, error: Exception) -> ModelError:
     from huggingface_hub.errors import GatedRepoError
 
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -179,8 +189,8 @@ def _cannot_load(name: str, error: Exception) -> ModelError:
     else:
         mend = "correct the name; if its hub page is gated, be let in there and set HF_TOKEN"
     return ModelError(
-        "The model that is to write labels cannot be loaded.",
-        where=f"[explain.chat] model = {name!r}",
+        f"The model that is to {purpose} cannot be loaded.",
+        where=f"{setting} = {name!r}",
         found=said,
         expected="a hub id such as google/gemma-2-9b-it, or a folder with config.json",
         mend=mend,

@@ -32,7 +32,12 @@ from .endpoint_trouble import (
     refusal_of_all,
     trouble_of_answer,
 )
-from .request_body import estimated_tokens, missing_feature, request_body
+from .request_body import (
+    estimated_tokens,
+    missing_feature,
+    objects_to_prompt_logprobs,
+    request_body,
+)
 
 # So many requests given up on, one after the other and whatever the reason: no other will fare
 # better. By chance it does not happen: each was sent several times.
@@ -174,6 +179,8 @@ class OpenAIClient:
             outcome = await self._send(body, estimated_tokens(asked), course)
             if not isinstance(outcome, Trouble):
                 return outcome
+            if objects_to_prompt_logprobs(outcome, body):
+                return replace(outcome, reason="no_prompt_logprobs")
             missing = missing_feature(outcome, body)
             if missing is None:
                 return outcome
@@ -227,7 +234,9 @@ class OpenAIClient:
             course.seconds += time.monotonic() - began
         if trouble is None:
             content = self._key.struck_out_of(answer.content)
-            outcome = read_completion(content, course.seconds, course.attempts)
+            outcome = read_completion(
+                content, course.seconds, course.attempts, "prompt_logprobs" in body
+            )
             if isinstance(outcome, ChatReply):
                 return outcome
             trouble = trouble_of_answer(outcome)

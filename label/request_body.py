@@ -25,6 +25,11 @@ def request_body(request: Mapping[str, Any], lacking: Container[str]) -> dict[st
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif "json_object" not in lacking:
             body["response_format"] = {"type": "json_object"}
+    # In vLLM's words. An endpoint that refuses them could not answer what is asked without.
+    if request.get("continues_last"):
+        body |= {"add_generation_prompt": False, "continue_final_message": True}
+    if "prompt_logprobs" in request:
+        body["prompt_logprobs"] = request["prompt_logprobs"]
     return body
 
 
@@ -35,6 +40,13 @@ def missing_feature(trouble: Trouble, body: Mapping[str, Any]) -> str | None:
     if "response_format" in body and trouble.names("response_format", "json_"):
         return str(body["response_format"]["type"])
     return None
+
+
+def objects_to_prompt_logprobs(trouble: Trouble, body: Mapping[str, Any]) -> bool:
+    """Whether the endpoint refused what no request for the prompt's log probabilities can lack."""
+    return "prompt_logprobs" in body and trouble.names(
+        "prompt_logprobs", "prompt logprobs", "continue_final_message", "add_generation_prompt"
+    )
 
 
 def prompt_bytes(request: Mapping[str, Any]) -> int:

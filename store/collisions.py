@@ -1,7 +1,8 @@
 """Labels that several features of one SAE have: a label that fits two does not say which it is.
 
 Two labels are identical that differ in nothing but case and white space. They are nearly so that
-have the same set of words, whatever their order and number, small words and punctuation left out.
+have the same set of words, whatever their order and number, small words and punctuation left out;
+what stands in quotation marks, as tokens do, is one word as it is.
 Both are decided by a key for each label, so that labels are put together in a dictionary and
 never compared in pairs; what differs by a synonym is therefore not found.
 """
@@ -25,9 +26,9 @@ _SMALL = (
     "their these this those to when where which with"
 )
 _SMALL_WORDS = frozenset(_SMALL.split())
-# Words with what may stand within; and signs that a label quotes, which are what it is about.
+# Words with what may stand within.
 _WORDS = re.compile(r"\w+(?:['’.-]\w+)*")
-_QUOTED_SIGNS = re.compile(r"[“\"'‘«`]\s*([^\w\s“\"'‘«`”’»]+)\s*[”\"'’»`]")
+_QUOTED = re.compile(r"“([^“”]*)”|‘([^‘’]*)’|«([^«»]*)»|\"([^\"]*)\"|`([^`]*)`")
 _N_EXAMPLES, _SHOWN_FEATURES = 3, 5
 
 
@@ -108,12 +109,14 @@ def exact_key(text: str) -> str:
 def near_key(text: str) -> str:
     """What nearly identical labels have in common: their words in order of the alphabet, each once.
 
-    Words are without the ending of a plural. A label without any is only ever identical.
+    Words are without the ending of a plural, but for what is quoted. A label without any word is
+    only ever identical.
     """
     exact = exact_key(text)
-    words = {_singular(word) for word in _WORDS.findall(exact) if word not in _SMALL_WORDS}
-    words |= set(_QUOTED_SIGNS.findall(exact))
-    return " ".join(sorted(words)) or exact
+    quoted = {"".join(filter(None, found.groups())).strip() for found in _QUOTED.finditer(exact)}
+    plain = _WORDS.findall(_QUOTED.sub(" ", exact))
+    words = {_singular(word) for word in plain if word not in _SMALL_WORDS}
+    return "\t".join(sorted(words | quoted)).strip() or exact
 
 
 def _singular(word: str) -> str:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int64
 
-from .contexts import BackgroundWindows
 from .records import Windows
 
 if TYPE_CHECKING:
     import duckdb
+
+    from .contexts import BackgroundWindows
 
 
 @dataclass(frozen=True, slots=True)

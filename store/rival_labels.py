@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from .contexts import BackgroundWindows
-
 if TYPE_CHECKING:
     import duckdb
+
+    from .contexts import BackgroundWindows
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,8 @@ class Population:
         self.moments, self.density = moments, float((truth > 0).mean())
         self.correlation = correlation_of(moments).value or 0.0
         self.active, self.silent = np.flatnonzero(self.is_active), np.flatnonzero(~self.is_active)
+        # A screen fires in the same windows whenever it is asked.
         self._luck = rng.random(n)
-
-    def is_suspect(self, recall: float) -> np.ndarray:
-        """Where a screen of this recall fires, the same whenever it is asked."""
-        return self._luck < np.where(self.is_false, recall, FIRES_WITHOUT_CAUSE)
 
     def draw(
         self, rng: np.random.Generator, n_active: int, n_silent: int, recall: float | None = None
@@ -102,7 +99,7 @@ class Population:
         if recall is None:
             return Order(self, active, rng.choice(self.silent, n_silent, False), None, None)
         pool = rng.choice(self.silent, POOL, False)
-        fires = self.is_suspect(recall)[pool]
+        fires = self._luck[pool] < np.where(self.is_false[pool], recall, FIRES_WITHOUT_CAUSE)
         suspects = pool[fires][: n_silent // 2]
         others = pool[~fires][: n_silent - len(suspects)]
         screened = FirstPhase(self.document[pool], np.ones(POOL), fires)
@@ -162,6 +159,7 @@ def population(kind: Kind) -> Population:
 RECALLS = (None, 0.5, 0.75, 0.95)
 RESAMPLES = draw_resamples(seed=7, n_resamples=400)
 SHARES, NARROW = (0.25, 0.5, 1.0), 0.2
+NEAR = -0.2  # the looks' threshold, from the truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +181,6 @@ class Covered:
             windows, by that of the look which stopped, and by the plain bootstrap of all.
         width, width_of_looks, width_of_plain: means of each.
         used: the mean share of windows that looks used.
-        above, below: the shares of draws in which the truth lay beyond a limit: fixed, looks.
     """
 
     fixed: float
@@ -193,16 +190,10 @@ class Covered:
     width_of_looks: float
     width_of_plain: float
     used: float
-    above: tuple[float, float]
-    below: tuple[float, float]
 
 
-def cover(cell: Cell, n_draws: int, threshold: float = -0.1, seed: int = 0) -> Covered:
-    """Draws samples, takes their intervals and counts.
-
-    The threshold of the looks is given from the truth. A draw without an interval is an error:
-    populations have documents enough.
-    """
+def cover(cell: Cell, n_draws: int, threshold: float = NEAR, seed: int = 0) -> Covered:
+    """Draws samples, takes their intervals and counts; the threshold is given from the truth."""
     split = population(cell.kind)
     truth = split.correlation
     looks = Looks(SHARES, NARROW, min(max(truth + threshold, -1.0), 1.0))
@@ -224,12 +215,7 @@ def cover(cell: Cell, n_draws: int, threshold: float = -0.1, seed: int = 0) -> C
     low, high = limits[..., 0], limits[..., 1]
     holds = ((low <= truth) & (truth <= high)).mean(axis=0)
     widths = (high - low).mean(axis=0)
-    above, below = (high < truth).mean(axis=0), (low > truth).mean(axis=0)
-    return Covered(
-        *(float(x) for x in (*holds, *widths, used.mean())),
-        above=(float(above[0]), float(above[1])),
-        below=(float(below[0]), float(below[1])),
-    )
+    return Covered(*(float(x) for x in (*holds, *widths, used.mean())))
 
 
 def stop(order: Order, looks: Looks) -> tuple[Interval, int]:

@@ -28,6 +28,7 @@ def database() -> duckdb.DuckDBPyConnection:
         ("boxes, classes and dishes", "dish; box & class"),
         ("“ import”, “ class”", "“ class”, “import”"),
         ("ends of sentences", "the end of a sentence."),
+        ("verbs such as “said”", "verbs such as said"),
     ],
 )
 def test_order_number_small_words_and_punctuation_are_of_no_account(one: str, other: str) -> None:
@@ -41,6 +42,11 @@ def test_order_number_small_words_and_punctuation_are_of_no_account(one: str, ot
         ("the word not", "the word"),
         ("“(”, “ import”", "“)”, “ import”"),
         ("“(”", "“)”"),
+        ("“not”, “in”, “be”", "“not”, “with”"),
+        ("“self”", "“for”, “self”"),
+        ("“.”", "“`.”"),
+        ("“.”", '“"""”'),
+        ("“city”", "“cities”"),
         ("the verb is", "the verb was"),
         ("news", "newts"),
         ("bus", "bu"),

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scopenote.evaluate.discrimination import (
+    FEWEST,
     METRICS,
-    NEVER_ALONE,
     NO_RIVAL,
     SAYS_THE_SAME,
     discriminate,
     own_windows,
 )
+from scopenote.evaluate.exam_figures import NEVER_ACTIVE
 from scopenote.evaluate.intervals import draw_resamples
 from scopenote.evaluate.window_exams import JudgeSettings
 from scopenote.evaluate.window_questions import NO_ANSWER
@@ -158,8 +159,27 @@ def test_windows_where_a_neighbour_fires_are_left_out_and_known_ones_come_first(
     assert own_windows(score.active, against, 1).n_apart == 1
     scores = rows(chooses("lions"), against)
     assert (scores[0].n_windows, scores[0].design["n_apart"]) == (28, 2)
-    always = replace(against, apart=NONE, shared=hashes)
-    assert {each.reason for each in rows(chooses("lions"), always)} == {NEVER_ALONE}
+
+
+def test_windows_that_a_neighbour_shares_are_taken_where_there_are_hardly_others() -> None:
+    _, score = contexts()
+    hashes = score.active.windows.token_hash
+    for n_others in (FEWEST, FEWEST - 1, 0):
+        against = replace(rivals(*TEXTS), apart=hashes[:2][:n_others], shared=hashes[n_others:])
+        own = own_windows(score.active, against, 30)
+        n_shared = 0 if n_others == FEWEST else 30 - n_others
+        assert (len(own.stratum), own.n_shared) == (n_others + n_shared, n_shared)
+        assert own.n_apart == min(2, n_others)
+        scores = rows(chooses("lions"), against)
+        assert values(scores) == [1, 1, 1]
+        assert scores[0].design["n_shared"] == n_shared
+
+
+def test_a_feature_that_never_fires_has_nothing_to_be_told_by() -> None:
+    explain, score = contexts(n_active=0)
+    judge = asker(chooses("lions"))
+    found = discriminate(LABEL, explain, score, rivals("x"), judge, RESAMPLES, JudgeSettings())
+    assert {(each.value, each.reason) for each in found} == {(None, NEVER_ACTIVE)}
 
 
 def test_windows_without_an_answer_are_left_out_and_counted() -> None:

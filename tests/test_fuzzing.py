@@ -13,7 +13,6 @@ from scopenote.evaluate.fuzzing import fuzz, mark
 from scopenote.evaluate.intervals import draw_resamples
 from scopenote.evaluate.window_exams import Exam, JudgeSettings, lay_out_exam
 from scopenote.label.chat import ChatRequest
-from scopenote.store.near_misses import NearMisses
 from scopenote.store.records import Score
 
 from .planted_feature import make_stratum
@@ -121,22 +120,23 @@ def test_marks_beyond_the_end_of_a_short_window_are_at_its_last_token(seed: int)
     assert all(n <= m for n, m in zip(n_marks, most, strict=True))
 
 
-def test_a_window_of_both_kinds_of_negatives_is_marked_once() -> None:
-    explain, score = contexts()
-    shared = score.silent.windows.take(np.arange(20, 40))
-    exam = mark(lay_out_exam(score, shared, 30), score.active.activations > 0)
-    assert exam.marked.sum() == len(exam.windows)
-    near = NearMisses(shared, np.zeros(20, np.int64))
-    found = fuzz(
-        LABEL,
-        explain,
-        score,
-        near,
-        asker(by_rule(lambda text: "⟪ lion⟫" in text)),
-        RESAMPLES,
-        JudgeSettings(),
-    )
-    assert values(found) == dict.fromkeys(METRICS, 1.0)
+def test_a_window_of_both_kinds_has_one_marking_and_either_kind_those_of_all_positives() -> None:
+    _, score = contexts(n_active=30, n_silent=60)
+    is_active = np.zeros((30, T), bool)
+    for row in range(30):
+        is_active[row, [row % 8, (row % 8 + row // 8 + 1) % 8]] = True
+    assert len(places(is_active)) > 20
+    shared = score.silent.windows.take(np.arange(20, 50))
+    exam = mark(lay_out_exam(score, shared, 30), is_active)
+    assert len(exam.windows) == 30 + 50
+    for rows_of_kind in exam.negatives.values():
+        assert places(exam.marked[rows_of_kind]) == places(is_active)
+
+
+def test_the_null_is_what_the_token_lookup_expects_at_the_marks() -> None:
+    for each in rows(by_rule(lambda text: True)):
+        is_area = each.metric.startswith("auroc")
+        assert (each.null_value, each.lift) == ((1.0, -0.5) if is_area else (None, None))
 
 
 def test_a_feature_that_never_fires_has_nothing_marked_and_no_score() -> None:

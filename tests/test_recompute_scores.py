@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -78,6 +79,7 @@ def test_what_was_scored_without_keeping_silent_predictions_is_left_and_said(
             "(SELECT window_id FROM windows WHERE is_background)",
             [SIMULATOR],
         )
+    shutil.copy(run / "work.duckdb", run / "scopenote.duckdb")
     before = rows(run, ALL_SCORES)
     again = command("score", run, "--recompute")
     assert again.returncode == 0, again.stderr
