@@ -23,7 +23,7 @@ from .window_exams import (
 from .window_questions import Asker
 
 SCORER = "detection"
-_PROMPT = "detect_windows"
+PROMPT = "detect_windows"
 
 
 def detect(
@@ -55,6 +55,6 @@ def detect(
     if label.status == "failed":
         return failed_rows(blank, METRICS, label.reason)
     exam = lay_out_exam(score, near_misses.windows, settings.n_windows)
-    answers = ask_blindly(asker, _PROMPT, label, exam, settings)
+    answers = ask_blindly(asker, PROMPT, label, exam, settings)
     predicted = fit_token_lookup(explain).predict(exam.windows.token_ids)
     return grade(blank, exam, answers, predicted.max(axis=1), resamples, settings)

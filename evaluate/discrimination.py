@@ -40,7 +40,7 @@ SAYS_THE_SAME = "a near neighbour's label says the same"
 NO_NULL = "the token lookup reads no labels"
 
 FEWEST = 5
-_PROMPT = "tell_apart"
+PROMPT = "tell_apart"
 _AT_MOST = 9  # labels, a digit each
 
 
@@ -156,7 +156,7 @@ def _question(texts: list[str], window: str) -> Question:
         line(f"label {number}") + show_label(text) for number, text in enumerate(texts, start=1)
     )
     digits = tuple(range(1, len(texts) + 1))
-    return compose(_PROMPT, labels + line("end of labels"), [window], digits)
+    return compose(PROMPT, labels + line("end of labels"), [window], digits)
 
 
 def _rows(

@@ -29,7 +29,7 @@ from .window_exams import (
 from .window_questions import Asker
 
 SCORER = "fuzzing"
-_PROMPT = "mark_tokens"
+PROMPT = "mark_tokens"
 
 
 def fuzz(
@@ -52,7 +52,7 @@ def fuzz(
         return failed_rows(blank, METRICS, label.reason)
     exam = lay_out_exam(score, near_misses.windows, settings.n_windows)
     exam = mark(exam, score.active.activations[: len(exam.positives)] > 0)
-    answers = ask_blindly(asker, _PROMPT, label, exam, settings)
+    answers = ask_blindly(asker, PROMPT, label, exam, settings)
     predicted = fit_token_lookup(explain).predict(exam.windows.token_ids)
     return grade(blank, exam, answers, _mean_at_marks(predicted, exam), resamples, settings)
 

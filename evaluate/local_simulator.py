@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "local"
+# Windows read together at most. On a CPU one by one is fastest: what attention makes of several no
+# longer fits its caches (0.15 s a window by itself, 0.16 of four, 0.27 of sixteen; tests/benchmarks).
+_TOGETHER, _TOGETHER_ON_CPU = 16, 1
 NO_MEMORY = "the device has no memory for it"
 NOT_TAKEN = "the model's chat template does not take the text"
 
@@ -66,15 +69,17 @@ class LocalRater:
 
     Args:
         model: that rates.
-        batch_size: windows read together at most; fewer once they did not fit into memory.
+        batch_size: windows read together at most, fewer once they did not fit into memory; None
+            for what suits the device.
 
     Raises:
         ModelError: its tokenizer has no token for each digit that can stand behind a tab.
     """
 
-    def __init__(self, model: LocalModel, batch_size: int = 16) -> None:
+    def __init__(self, model: LocalModel, batch_size: int | None = None) -> None:
         self._model = model
-        self._batch_size = batch_size
+        suits = _TOGETHER_ON_CPU if model.device.type == "cpu" else _TOGETHER
+        self._batch_size = batch_size or suits
         self._lock = Lock()
         self._prefixes = PrefixCache(model.network, model.layout.beginning)
         *self._digit_ids, self._filler_id = self._sign_ids(DIGITS + FILLER)
@@ -284,7 +289,7 @@ class LocalSimulator:
 
 
 def open_rater(
-    name: str, device: str, setting: str = "[score.local] model", batch_size: int = 16
+    name: str, device: str, setting: str = "[score.local] model", batch_size: int | None = None
 ) -> LocalRater:
     """Loads a model that is to rate windows.
 
@@ -292,7 +297,7 @@ def open_rater(
         name: hub id or folder.
         device: a torch device, or `auto` for the first GPU if there is one.
         setting: the key that names it, for the message if it cannot be loaded.
-        batch_size: windows read together at most.
+        batch_size: windows read together at most; None for what suits the device.
 
     Raises:
         ModelError: it cannot be loaded or used for this.

@@ -62,7 +62,7 @@ class Estimate:
         reply_tokens: what a reply is taken to have.
         n_replies: of how many replies that is the mean; 0: it is assumed.
         in_batch: the dollars are those of batches.
-        ratings: what having the labels rated would take; None where no model is to.
+        ratings: what having the labels rated would take, a row for each way of asking.
     """
 
     model: str
@@ -71,7 +71,7 @@ class Estimate:
     explainers: tuple[ExplainerEstimate, ...]
     price: Price | None
     in_batch: bool = False
-    ratings: RatingEstimate | None = None
+    ratings: tuple[RatingEstimate, ...] = ()
 
     @property
     def n_calls(self) -> int:
@@ -91,12 +91,11 @@ class Estimate:
     @property
     def models(self) -> tuple[str, ...]:
         """Those that would be asked."""
-        judge = () if self.ratings is None else (self.ratings.model,)
-        return tuple(dict.fromkeys((self.model, *judge)))
+        return tuple(dict.fromkeys((self.model, *(each.model for each in self.ratings))))
 
     @property
     def _all(self) -> Sequence[ExplainerEstimate | RatingEstimate]:
-        return (*self.explainers, *(() if self.ratings is None else (self.ratings,)))
+        return (*self.explainers, *self.ratings)
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -122,7 +121,7 @@ def estimate_labels(
         _estimate(source, PROMPTED[name], settings, price, reply_tokens)
         for name in settings.prompted
     ]
-    ratings = None
+    ratings: tuple[RatingEstimate, ...] = ()
     if scoring is not None:
         to_come = [each.n_calls for each in estimates]
         ratings = estimate_ratings(store, scoring, to_come, settings.candidates)
@@ -153,15 +152,15 @@ def render_estimate(estimate: Estimate) -> RenderableType:
             _dollars(each.usd),
             _dollars(each.usd_at_most),
         )
-    if (ratings := estimate.ratings) is not None:
+    for row in estimate.ratings:
         table.add_row(
-            Text(f"scores by {ratings.model}", style="cyan"),
-            f"{ratings.n_labels:,} labels",
-            f"{ratings.n_calls:,}",
-            f"{ratings.prompt_tokens:,}",
-            f"{ratings.completion_tokens:,}",
-            _dollars(ratings.usd),
-            _dollars(ratings.usd_at_most),
+            Text(row.what, style="cyan"),
+            f"{row.n_labels:,} labels" if row.n_labels else "",
+            f"{row.n_calls:,}",
+            f"{row.prompt_tokens:,}",
+            f"{row.completion_tokens:,}",
+            _dollars(row.usd),
+            _dollars(row.usd_at_most),
         )
     n_sampled = sum(each.n_sampled for each in estimate.explainers)
     basis = (

@@ -34,19 +34,22 @@ from .score_settings import SecondOpinion
 
 FindStep = Callable[[Store, RateJob], RateStep]
 
-PURPOSE = "simulate"
+
+def purpose_of(job: RateJob) -> str:
+    """What ratings are asked for, in a word: by kind, so that each has its own costs."""
+    return "simulate" if job.kind == "chat" else f"simulate_{job.kind.removeprefix('chat_')}"
 
 
 def compare_rivals(store: Store, job: RateJob) -> RateStep:
     """On `select`, the labels of features that have several."""
     missing = rivals_to_select_from(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
-    return RateStep("select", missing, "labels compared on `select`", PURPOSE, _simulate)
+    return RateStep("select", missing, "labels compared on `select`", purpose_of(job), _simulate)
 
 
 def score_the_best(store: Store, job: RateJob) -> RateStep:
     """On `score`, of each explainer's candidates the best."""
     missing = chosen_to_score(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
-    return RateStep("score", missing, "labels", PURPOSE, _simulate, is_score=True)
+    return RateStep("score", missing, "labels", purpose_of(job), _simulate, is_score=True)
 
 
 def score_shuffled_labels(store: Store, job: RateJob) -> RateStep:
@@ -56,7 +59,7 @@ def score_shuffled_labels(store: Store, job: RateJob) -> RateStep:
     for each in found.values():
         missing.setdefault(each.sae_id, []).append((each.feature, each.label_id))
     unit = "features rated under another feature's label"
-    return RateStep("score", missing, unit, PURPOSE, partial(_simulate_shuffled, found))
+    return RateStep("score", missing, unit, purpose_of(job), partial(_simulate_shuffled, found))
 
 
 def _simulate(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:

@@ -7,7 +7,7 @@ costs no token, and a correlation does not depend on the units its moments are i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from zlib import crc32
 
@@ -115,6 +115,10 @@ class Order:
     silent: np.ndarray
     suspects: np.ndarray | None
     screened: FirstPhase | None
+
+    def of(self, other: Population) -> Order:
+        """The same windows with the predictions of another label."""
+        return replace(self, population=other)
 
     def all(self) -> Drawn:
         return self.at(Looks((1.0,)), 1)

@@ -46,15 +46,32 @@ def runs_that_rate(collected: Path, folder: Path, candidates: int = N_DRAWS, **a
 
 
 def write_and_rate(asked: Asked) -> Answer:
-    """Of three labels of a feature one names its strongest token; ratings go by the label."""
+    """Of three labels of a feature one names its strongest token; all else goes by the label."""
     text = asked.text
-    cost = (len(text) // 4, 0)
-    if "⟦label⟧\n" in text:
-        label = text.split("⟦label⟧\n")[1].split("\n")[0]
+    system = asked.body["messages"][0]["content"]
+    cost = (sum(len(each["content"]) for each in asked.body["messages"]) // 4, 0)
+    if system.startswith("You predict"):
+        label = _between(text, "⟦label⟧\n", "\n⟦end")
+        if "⟦window 1⟧" in text:
+            return _named(text, label, cost)
         listed = text.split("⟦tokens⟧\n")[1].split("⟦end")[0].splitlines()
         words = [line.split("\t", 1) for line in listed]
         digits = [9 if word.strip() in label.split() else 0 for _, word in words]
         return rated([number for number, _ in words], digits, *cost)
+    if system.startswith("You say which of several"):
+        marked = re.findall("⟪(.*?)⟫", text.split("⟦window 1⟧")[1], re.DOTALL)
+        labels = re.findall(r"⟦label (\d+)⟧\n(.*)", text)
+        fitting = [int(number) for number, label in labels if _names(label, marked)]
+        return rated(["1"], [min(fitting, default=1)], *cost)
+    if system.startswith("You say"):
+        label = _between(text, "⟦label⟧\n", "\n⟦end")
+        windows = re.findall(r"⟦window (\d+)⟧\n(.*?)(?=\n⟦)", text, re.DOTALL)
+        is_fuzzing = "right words" in system
+        digits = [
+            int(_names(label, re.findall("⟪(.*?)⟫", shown, re.DOTALL) if is_fuzzing else [shown]))
+            for _, shown in windows
+        ]
+        return rated([number for number, _ in windows], digits, *cost)
     strongest = max(
         re.findall(r"^(.*)\t(\d+)$", text, re.MULTILINE), key=lambda found: int(found[1])
     )[0]
@@ -66,6 +83,26 @@ def write_and_rate(asked: Asked) -> Answer:
     }
     written = json.dumps(content)
     return reply(written, *cost, len(written) // 4)
+
+
+def _between(text: str, begin: str, end: str) -> str:
+    return text.split(begin, 1)[1].split(end, 1)[0]
+
+
+def _names(label: str, texts: list[str]) -> bool:
+    """Whether the label has a word that is in one of these texts."""
+    return any(word in text for text in texts for word in label.split()[1:])
+
+
+def _named(text: str, label: str, cost: tuple[int, int]) -> Answer:
+    """The tokens of each window that the label has, as `chat_sparse` wants them."""
+    lines = []
+    for number, listed in re.findall(r"⟦window (\d+)⟧\n(.*?)\n(?=⟦)", text, re.DOTALL):
+        tokens = re.findall(r"^(\d+)[ +](.*)$", listed, re.MULTILINE)
+        active = [place for place, token in tokens if token.strip() in label.split()]
+        lines.append(f"{number}\t" + (" ".join(f"{place}=9" for place in active) or "-"))
+    written = "\n".join(lines)
+    return reply(written, *cost, len(written) // 2)
 
 
 def rated(numbers: list[str], digits: list[int], prompt: int, cached: int) -> Answer:

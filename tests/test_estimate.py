@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scopenote.flows.estimate import ASSUMED_REPLY_TOKENS, estimate_labels, render_estimate
@@ -101,9 +102,11 @@ def test_the_page_says_what_it_rests_on_in_eighty_columns(store: Store) -> None:
     assert max(map(len, page.splitlines())) <= 80
 
 
-def judged_by(model: str) -> ScoreSection:
-    chat = JudgeSection(model=model, active_windows=2, silent_windows=3, shuffled_labels=7)
-    return ScoreSection(simulators=("token_lookup", "chat"), chat=chat)
+def judged_by(model: str, *simulators: str, **more: Any) -> ScoreSection:
+    chat = JudgeSection(
+        model=model, active_windows=2, silent_windows=3, shuffled_labels=7, gold=False, **more
+    )
+    return ScoreSection(simulators=("token_lookup", *(simulators or ("chat",))), chat=chat)
 
 
 @pytest.fixture(scope="module")
@@ -128,28 +131,61 @@ def with_all_splits() -> Store:
 def test_ratings_are_counted_beside_the_labels(with_all_splits: Store) -> None:
     store = with_all_splits
     alone = estimate_labels(store, settings("highlighted"), judged_by("gpt-4o-mini"))
-    assert alone.ratings is not None
+    (ratings,) = alone.ratings
     n_labels = alone.explainers[0].n_calls
     # Seven features once more under another's label.
     n_rated = n_labels + 7
-    assert alone.ratings.n_labels == n_rated
+    assert ratings.n_labels == n_rated
     # At most two active windows, three silent and the five strongest each.
-    assert 5 * n_rated <= alone.ratings.n_calls <= 10 * n_rated
-    assert alone.n_calls == n_labels + alone.ratings.n_calls
-    assert alone.ratings.usd is not None
-    assert alone.usd == alone.explainers[0].usd + alone.ratings.usd
+    assert 5 * n_rated <= ratings.n_calls <= 10 * n_rated
+    assert alone.n_calls == n_labels + ratings.n_calls
+    assert ratings.usd is not None
+    assert alone.usd == alone.explainers[0].usd + ratings.usd
     assert alone.usd < alone.usd_at_most
     assert alone.models == ("gpt-4o-mini",)
     # Three candidates are compared on one split, and the best is scored on the other.
     several = settings("highlighted", candidates=3)
     best_of_three = estimate_labels(store, several, judged_by("llama"))
-    assert best_of_three.ratings is not None
-    assert best_of_three.ratings.n_labels == 4 * n_labels + 7
+    assert best_of_three.ratings[0].n_labels == 4 * n_labels + 7
     assert best_of_three.usd is None
     page = rendered(render_estimate(best_of_three), width=80)
     assert "gpt-4o-mini and llama" in page
     assert f"{4 * n_labels + 7} labels" in page
     assert max(map(len, page.splitlines())) <= 80
+
+
+def test_each_way_of_asking_has_a_row(with_all_splits: Store) -> None:
+    scoring = judged_by(
+        "gpt-4o-mini",
+        "chat",
+        "chat_sparse",
+        screen="chat_sparse",
+        screened_windows=32,
+        second_opinions=("detection", "fuzzing", "discrimination"),
+        opinion_windows=4,
+    )
+    found = estimate_labels(with_all_splits, settings("highlighted"), scoring)
+    rows = {row.what: row for row in found.ratings}
+    n = found.explainers[0].n_calls
+    assert rows["scores by chat_sparse"].n_calls < rows["scores by chat"].n_calls / 10
+    assert rows["scores by chat_sparse"].usd < rows["scores by chat"].usd
+    assert rows["screening"].n_calls == 2 * n
+    # Four positives and as many negatives of either kind, eight a call.
+    assert rows["detection"].n_calls == rows["fuzzing"].n_calls == 2 * n
+    assert rows["discrimination"].n_calls == 4 * n
+    assert all(row.prompt_tokens > row.completion_tokens > 0 for row in found.ratings)
+    assert max(map(len, rendered(render_estimate(found), width=80).splitlines())) <= 80
+
+
+def test_gold_items_are_counted_only_where_something_is_rated(with_all_splits: Store) -> None:
+    chat = JudgeSection(model="gpt-4o-mini", shuffled_labels=0)
+    scoring = ScoreSection(simulators=("chat",), chat=chat)
+    found = estimate_labels(with_all_splits, settings("highlighted"), scoring)
+    (gold,) = (row for row in found.ratings if row.what == "gold items by chat")
+    assert gold.n_calls == 96
+    assert gold.usd < 0.05
+    local = ScoreSection(simulators=("local",), chat=JudgeSection(model="folder", local=True))
+    assert estimate_labels(with_all_splits, settings("highlighted"), local).ratings == ()
 
 
 def test_nothing_is_written_for_an_estimate(store: Store, tmp_path: Path) -> None:

@@ -293,6 +293,24 @@ def test_few_silent_windows_without_a_false_positive_do_not_prove_there_are_none
     assert guarded.high <= plain.max()
 
 
+def test_few_active_windows_without_a_miss_do_not_prove_there_are_none(split: Split) -> None:
+    sample = sample_of(split, seed=3, n_active=12, n_silent=2000)
+    right = sample.moments(sample.truth)
+    assert resample(right, sample.design, RESAMPLES).plain == pytest.approx(1, abs=1e-5)
+    found = guarded_interval(right, sample.design, RESAMPLES)
+    assert found.low < 0.9
+    assert found.high == pytest.approx(1)
+
+
+def test_the_more_active_windows_without_a_miss_the_fewer_there_may_be(split: Split) -> None:
+    lows = []
+    for n_active in (12, 60, 240):
+        sample = sample_of(split, seed=3, n_active=n_active, n_silent=2000)
+        found = guarded_interval(sample.moments(sample.truth), sample.design, RESAMPLES)
+        lows.append(found.low)
+    assert lows[0] < lows[1] < lows[2]
+
+
 def test_more_silent_windows_make_the_interval_narrower(split: Split) -> None:
     widths = []
     for n_silent in (20, 200, 2000):
@@ -337,10 +355,14 @@ def test_resamples_without_a_stratum_are_left_out_of_the_limits(split: Split) ->
     assert np.isfinite([found.low, found.high]).all()
 
 
-def test_a_prediction_differs_from_itself_by_nothing(split: Split) -> None:
-    sample = sample_of(split, seed=10)
-    found = difference_interval(sample.moments(), sample.moments(), sample.design, RESAMPLES)
-    assert found == Interval(0.0, 0.0)
+def test_predictions_alike_in_all_that_was_seen_may_differ_in_what_was_not(split: Split) -> None:
+    widths = []
+    for n_silent in (20, 200, 2000):
+        moments = (sample := sample_of(split, seed=10, n_silent=n_silent)).moments()
+        found = difference_interval(moments, moments, sample.design, RESAMPLES)
+        assert found.low == pytest.approx(-found.high)
+        widths.append(found.high)
+    assert widths[0] > widths[1] > widths[2] > 0
 
 
 def test_pairing_shows_a_difference_that_separate_intervals_hide(split: Split) -> None:

@@ -1,0 +1,228 @@
+"""Judges of all kinds over a whole run: what each is asked, what comes of it, what is kept."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from .asking_runs import ALL_CALLS, KEY, assert_the_ledger_is_the_servers, command, rows
+from .fake_openai import Answer, Asked, error, serve
+from .rating_runs import N_FEATURES, runs_that_rate, write_and_rate
+
+OPINIONS = ("detection", "fuzzing", "discrimination")
+# All labels are good: the one draw that there is names the strongest token.
+ALWAYS_GOOD = {"candidates": 1}
+
+
+@pytest.fixture
+def asking(collected: Path, tmp_path: Path) -> Any:
+    return runs_that_rate(collected, tmp_path, **ALWAYS_GOOD)
+
+
+def good_labels(asked: Asked) -> Answer:
+    while asked.times_before != int(asked.conversation, 16) % 3:
+        asked = Asked(
+            asked.body, asked.headers, asked.text, asked.conversation, (asked.times_before + 1) % 3
+        )
+    return write_and_rate(asked)
+
+
+def make_neighbours(run: Path) -> None:
+    """Features near the labelled ones, as if by their decoder rows: labelled ones first."""
+    for database in ("work.duckdb", "scopenote.duckdb"):
+        with duckdb.connect(str(run / database)) as connection:
+            connection.execute(
+                """
+                WITH labelled AS (SELECT DISTINCT sae_id, feature FROM labels)
+                INSERT INTO neighbours BY NAME
+                SELECT l.sae_id, l.feature, 'cosine' AS kind, 0.5 AS value,
+                    f.feature AS neighbour, row_number() OVER (
+                        PARTITION BY l.sae_id, l.feature
+                        ORDER BY other.feature IS NULL, f.n_active DESC
+                    ) AS rank
+                FROM labelled l
+                JOIN features f ON f.sae_id = l.sae_id AND f.feature <> l.feature
+                LEFT JOIN labelled other
+                    ON other.sae_id = f.sae_id AND other.feature = f.feature
+                QUALIFY rank <= 10
+                """
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_second_opinions_and_gold_items_stand_beside_the_score(asking: Any) -> None:
+    with serve(good_labels, keeps_requests=False) as fake:
+        run, config = asking(fake, second_opinions=OPINIONS, opinion_windows=9, shuffled_labels=0)
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        make_neighbours(run)
+        scored = command("score", run, key=KEY)
+        assert scored.returncode == 0, scored.stderr
+        assert_the_ledger_is_the_servers(run, fake)
+        n_asked = fake.n_asked
+        again = command("score", run, key=KEY)
+        assert "nothing to do" in again.stderr
+        assert fake.n_asked == n_asked
+
+    assert "on features that are known (gold" in scored.stderr
+    purposes = dict(rows(run, f"SELECT purpose, count(*) FROM {ALL_CALLS} GROUP BY purpose"))
+    assert set(purposes) == {"explain", "simulate", "gold", *OPINIONS}
+    assert purposes["gold"] == 96
+    found = rows(
+        run,
+        "SELECT scorer, metric, value, reason, null_value, n_windows FROM scores "
+        "WHERE simulator = 'chat/gpt-4o-mini' AND scorer <> 'simulation'",
+    )
+    assert Counter(scorer for scorer, *_ in found) == {
+        "detection": 6 * N_FEATURES,
+        "fuzzing": 6 * N_FEATURES,
+        "discrimination": 3 * N_FEATURES,
+    }
+    assert all(reason for *_, value, reason, _, _ in found if value is None)
+    by_metric: dict[tuple[str, str], list[float]] = {}
+    for scorer, metric, value, *_ in found:
+        if value is not None:
+            by_metric.setdefault((scorer, metric), []).append(value)
+    for key in (("detection", "auroc_random"), ("fuzzing", "auroc_random")):
+        assert sum(by_metric[key]) / len(by_metric[key]) > 0.5
+    assert by_metric["detection", "auroc_near_miss"]
+    gold = rows(run, "SELECT item, value, reason, n_failed, run_id FROM gold_scores")
+    assert len(gold) == 8
+    assert all(n_failed == 0 for *_, n_failed, _ in gold)
+    page = command("status", run)
+    assert "Second opinions" in page.stdout
+    assert "Gold items" in page.stdout
+    shown = json.loads(command("status", run, "--json").stdout)
+    assert {row["scorer"] for row in shown["opinions"]} == set(OPINIONS)
+    assert shown["gold"][0]["drift"]["n_runs"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_each_run_asks_the_gold_items_anew_and_notices_another_judge(asking: Any) -> None:
+    is_worse = False
+
+    def may_change(asked: Asked) -> Answer:
+        is_rating = asked.body["messages"][0]["content"].startswith("You predict")
+        if is_rating and _says_gold_rule(asked.text) and not is_worse:
+            return _by_rule(asked)
+        return good_labels(asked)
+
+    with serve(may_change) as fake:
+        run, config = asking(fake, shuffled_labels=0)
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        first = command("score", run, key=KEY)
+        assert first.returncode == 0, first.stderr
+        assert "chat/gpt-4o-mini scores 1.00" in first.stderr
+        is_worse = True
+        more = config.read_text().replace(
+            f"features = {N_FEATURES}", f"features = {N_FEATURES + 2}"
+        )
+        config.write_text(more)
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        second = command("score", run, key=KEY)
+        assert second.returncode == 0, second.stderr
+    assert "is not the judge it was" in second.stderr
+    assert rows(run, "SELECT count(DISTINCT run_id), count(*) FROM gold_scores") == [(2, 16)]
+    assert rows(run, "SELECT count(*) FROM calls WHERE purpose = 'gold'") == [(192,)]
+    assert "is not the judge it was" in command("status", run).stdout
+
+
+def _says_gold_rule(text: str) -> bool:
+    from scopenote.evaluate.gold_items import gold_items
+
+    label = text.split("⟦label⟧\n")[1].split("\n⟦end")[0]
+    return label in {item.label for item in gold_items()}
+
+
+def _by_rule(asked: Asked) -> Answer:
+    """What a judge without fault answers to a gold question."""
+    from scopenote.evaluate.gold_items import gold_items
+
+    from .rating_runs import rated
+
+    label = asked.text.split("⟦label⟧\n")[1].split("\n⟦end")[0]
+    listed = asked.text.split("⟦tokens⟧\n")[1].split("⟦end")[0].splitlines()
+    shown = [line.split("\t", 1)[1].strip() for line in listed]
+    digits = [0] * len(shown)
+    for item in gold_items():
+        for tokens, truth in zip(item.windows, item.truth, strict=True):
+            if item.label == label and [token.strip() for token in tokens] == shown:
+                digits = [9 if value else 0 for value in truth]
+    return rated([str(n + 1) for n in range(len(shown))], digits, 100, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_many_windows_a_call_and_a_screen_made_of_them(asking: Any) -> None:
+    with serve(good_labels, keeps_requests=False) as fake:
+        run, config = asking(
+            fake,
+            ("chat", "chat_sparse"),
+            screen="chat_sparse",
+            screened_windows=48,
+            shuffled_labels=2,
+            gold=False,
+        )
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        scored = command("score", run, key=KEY)
+        assert scored.returncode == 0, scored.stderr
+        assert_the_ledger_is_the_servers(run, fake)
+        before = rows(run, "SELECT * EXCLUDE (run_id) FROM scores ORDER BY ALL")
+        n_asked = fake.n_asked
+        assert command("score", run, "--recompute").returncode == 0
+        assert fake.n_asked == n_asked
+    assert rows(run, "SELECT * EXCLUDE (run_id) FROM scores ORDER BY ALL") == before
+    headlines = rows(
+        run,
+        "SELECT simulator, count(*), count(value), any_value(design->>'screen') FROM scores "
+        "WHERE scorer = 'simulation' AND metric = 'correlation' AND split = 'score' "
+        "AND simulator <> 'token_lookup' GROUP BY simulator ORDER BY simulator",
+    )
+    assert [(name, n) for name, n, *_ in headlines] == [
+        ("chat/gpt-4o-mini", N_FEATURES),
+        ("chat_sparse/gpt-4o-mini", N_FEATURES),
+    ]
+    assert {screen for *_, screen in headlines} == {"chat_sparse/gpt-4o-mini"}
+    assert all(n_defined >= N_FEATURES / 2 for _, _, n_defined, _ in headlines)
+    # What both say of the same labels is much the same, at a fraction of the calls.
+    values = rows(
+        run,
+        "SELECT list(value ORDER BY simulator) FROM scores WHERE scorer = 'simulation' "
+        "AND metric = 'correlation' AND split = 'score' AND value IS NOT NULL "
+        "GROUP BY label_id HAVING count(*) = 2",
+    )
+    assert values
+    assert all(abs(dense - sparse) < 0.35 for ((dense, sparse),) in values)
+    screened = rows(run, "SELECT count(*) FROM simulations WHERE scorer = 'screen'")
+    assert screened[0][0] > 40 * N_FEATURES
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_questions_without_an_answer_are_failures_that_can_be_asked_again(asking: Any) -> None:
+    is_down = True
+
+    def down_at_first(asked: Asked) -> Answer:
+        if is_down and asked.body["messages"][0]["content"].startswith("You say which stretches"):
+            return error(400, "not now")
+        return good_labels(asked)
+
+    undefined = "SELECT count(*) FROM scores WHERE scorer = 'detection' AND value IS NULL"
+    with serve(down_at_first) as fake:
+        run, config = asking(
+            fake, second_opinions=["detection"], opinion_windows=9, shuffled_labels=0, gold=False
+        )
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        command("score", run, key=KEY)
+        assert rows(run, undefined) == [(6 * N_FEATURES,)]
+        is_down = False
+        again = command("score", run, "--retry-failed", key=KEY)
+        assert again.returncode == 0, again.stderr
+    # The collected run has no neighbours.
+    assert rows(run, undefined) == [(3 * N_FEATURES,)]
