@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float64
 from jinja2 import TemplateError
 
+from ..label.capped_attention import attend_in_chunks
 from ..label.chat_layout import common_length
 from ..label.local_model import LocalModel, load_local_model
 from ..label.prefix_cache import PrefixCache
@@ -47,9 +48,9 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "local"
-# Windows read together at most. On a CPU one by one is fastest: what attention makes of several no
-# longer fits its caches (0.15 s a window by itself, 0.16 of four, 0.27 of sixteen; tests/benchmarks).
-_TOGETHER, _TOGETHER_ON_CPU = 16, 1
+# Windows read together at most. A CPU gains nothing by more: what a layer makes of several does not
+# fit its caches any more (tests/benchmarks/simulator_speed.py).
+_TOGETHER, _TOGETHER_ON_CPU = 16, 2
 NO_MEMORY = "the device has no memory for it"
 NOT_TAKEN = "the model's chat template does not take the text"
 
@@ -81,6 +82,7 @@ class LocalRater:
         suits = _TOGETHER_ON_CPU if model.device.type == "cpu" else _TOGETHER
         self._batch_size = batch_size or suits
         self._lock = Lock()
+        attend_in_chunks(model.network)
         self._prefixes = PrefixCache(model.network, model.layout.beginning)
         *self._digit_ids, self._filler_id = self._sign_ids(DIGITS + FILLER)
 

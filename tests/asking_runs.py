@@ -79,9 +79,11 @@ def words_of(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "scopenote.flows.cli", *map(str, words), *own]
 
 
-def command(*words: str | Path, key: str | None = None) -> subprocess.CompletedProcess[str]:
+def command(
+    *words: str | Path, key: str | None = None, timeout: float | None = 300
+) -> subprocess.CompletedProcess[str]:
     finished = subprocess.run(
-        words_of(*words), capture_output=True, text=True, timeout=300, env=environment(key)
+        words_of(*words), capture_output=True, text=True, timeout=timeout, env=environment(key)
     )
     # DuckDB's complaint about connections that somebody still held at the end.
     assert "leaked" not in finished.stderr, finished.stderr

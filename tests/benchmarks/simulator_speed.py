@@ -95,9 +95,11 @@ def main() -> int:
     apart = 0.0
     for _ in range(asked.rounds):
         rater = LocalRater(model, asked.batch_size)  # nothing kept of an earlier round
+        model.network.set_attn_implementation("eager")
         began = time.perf_counter()
         slow = rate_slowly(model, rater, few)
         slow_seconds.append((time.perf_counter() - began) / len(few))
+        model.network.set_attn_implementation("scopenote_capped")
         began = time.perf_counter()
         fast = rater.rate(LABEL, texts)
         fast_seconds.append((time.perf_counter() - began) / len(texts))
