@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 from collections import Counter
 from pathlib import Path
@@ -226,3 +227,48 @@ def test_questions_without_an_answer_are_failures_that_can_be_asked_again(asking
         assert again.returncode == 0, again.stderr
     # The collected run has no neighbours.
     assert rows(run, undefined) == [(3 * N_FEATURES,)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_model_that_only_reads_judges_without_a_call(collected: Path, tmp_path: Path) -> None:
+    toy = importlib.resources.files("scopenote.extract.toy").joinpath("toy-gemma-2")
+    with serve(good_labels) as fake:
+        run, config = runs_that_rate(collected, tmp_path, **ALWAYS_GOOD)(fake)
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        n_asked = fake.n_asked
+        judged = config.read_text().split("[score]")[0]
+        config.write_text(
+            f"""{judged}
+            [score]
+            simulators = ["local"]
+            [score.chat]
+            model = {json.dumps(str(toy))}
+            local = true
+            active_windows = 5
+            silent_windows = 6
+            shuffled_labels = 0
+            concurrency = 4
+            """
+        )
+        scored = command("score", run, "--config", config)
+        assert scored.returncode == 0, scored.stderr
+        assert fake.n_asked == n_asked
+    name = f"local/{toy}"
+    assert f"{name} scores" in scored.stderr or f"{name} gives no score" in scored.stderr
+    headlines = rows(
+        run,
+        "SELECT value, reason, design->>'captured_mass' FROM scores WHERE simulator = "
+        f"'{name}' AND scorer = 'simulation' AND metric = 'correlation' AND split = 'score'",
+    )
+    assert len(headlines) == N_FEATURES
+    assert all(value is not None or reason for value, reason, _ in headlines)
+    assert all(0 < float(mass) <= 1 for *_, mass in headlines)
+    kept = rows(
+        run,
+        f"SELECT count(*), min(len(predicted)) FROM simulations WHERE simulator = '{name}' "
+        "AND status = 'done'",
+    )
+    assert kept[0][0] >= 11 * N_FEATURES
+    assert rows(run, "SELECT count(*) FROM calls WHERE purpose <> 'explain'") == [(0,)]
+    assert rows(run, "SELECT count(*) FROM gold_scores") == [(8,)]

@@ -111,13 +111,13 @@ def main() -> int:
     n_tokens = statistics.median(len(each.token_ids) for each in prompts if each != NOT_TAKEN)
     ratios = sorted(a / b for a, b in zip(slow_seconds, fast_seconds, strict=True))
     ratio = statistics.median(ratios)
-    print(
+    sys.stdout.write(
         f"{n_tokens:,.0f} tokens a window, {len(rater._shared_ids(LABEL)):,} of them shared; "
         f"{torch.get_num_threads()} threads\n"
         f"one at a time, read whole: {1 / statistics.median(slow_seconds):.2f} windows/s\n"
         f"local simulator:           {1 / statistics.median(fast_seconds):.2f} windows/s\n"
         f"{ratio:.1f} times as fast, {ratios[0]:.1f} to {ratios[-1]:.1f} in {len(ratios)} rounds "
-        f"(at least {AT_LEAST:g} asked); ratings differ by at most {apart:.1g}"
+        f"(at least {AT_LEAST:g} asked); ratings differ by at most {apart:.1g}\n"
     )
     return 0 if ratio >= AT_LEAST else 1
 
