@@ -8,6 +8,7 @@ from scopenote.store.null_ladder import LadderRow, read_null_ladder
 from scopenote.store.schema import MIGRATIONS
 from scopenote.store.scores import (
     chosen_to_score,
+    forget_unrated,
     labels_to_shuffle,
     rivals_to_select_from,
     shuffled_labels,
@@ -105,6 +106,56 @@ def test_of_candidates_the_best_on_select_is_scored(connection: duckdb.DuckDBPyC
     assert connection.execute(
         "SELECT label_id FROM current_labels WHERE feature = 0"
     ).fetchall() == [("b",)]
+
+
+def test_second_opinions_are_asked_about_the_chosen_and_once(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    for draw, name in enumerate("ab"):
+        label(connection, name, draw=draw)
+        scored(connection, name, "select", draw / 10, simulator="chat_sparse/m")
+
+    def missing(scorer: str) -> Rows:
+        return chosen_to_score(connection, "chat_sparse/m", EMBEDDED, scorer, JUDGE)
+
+    scored(connection, "b", "score", 0.5, simulator="chat_sparse/m")
+    assert missing("detection") == missing("fuzzing") == {SAE: [(0, "b")]}
+    scored(connection, "b", "score", 0.5, scorer="detection")
+    assert missing("detection") == {}
+    assert missing("fuzzing") == {SAE: [(0, "b")]}
+    # An opinion is no score: a judge that has given one may still simulate.
+    assert chosen(connection)[SAE] == [(0, "a")]
+    scored(connection, "a", "score", 0.5, scorer="detection")
+    assert chosen(connection)[SAE] == [(0, "a")]
+
+
+def test_what_got_no_reply_is_forgotten_for_those_judges_only(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    for feature, name in enumerate("abcd"):
+        label(connection, name, feature)
+        scored(connection, name, "score", None)
+        scored(connection, name, "score", None, simulator="chat/another")
+    connection.execute(
+        """
+        INSERT INTO simulations BY NAME SELECT unnest(['a', 'a', 'b']) AS label_id,
+            unnest(['chat/m', 'chat/m', 'chat/m']) AS simulator, unnest([1, 2, 3]) AS window_id,
+            'failed' AS status, unnest(['no reply: timeout', 'declined', 'declined']) AS reason
+        """
+    )
+    scored(connection, "c", "score", None, scorer="detection")
+    connection.execute(
+        """UPDATE scores SET design = '{"failed": {"no reply: timeout": 3}}'
+        WHERE label_id = 'c' AND scorer = 'detection'"""
+    )
+    assert forget_unrated(connection, [JUDGE], "no reply") == 2
+    left = connection.execute(
+        "SELECT simulator, string_agg(DISTINCT label_id, '' ORDER BY label_id) FROM scores "
+        "GROUP BY simulator ORDER BY simulator"
+    ).fetchall()
+    assert left == [("chat/another", "abcd"), (JUDGE, "bd")]
+    assert connection.execute("SELECT window_id FROM simulations").fetchall() == [(3,)]
+    assert forget_unrated(connection, [JUDGE], "no reply") == 0
 
 
 def test_of_each_explainer_one_is_scored_and_of_failures_one(

@@ -161,6 +161,38 @@ def test_only_the_toy_brings_its_own_saes(tmp_path: Path) -> None:
     assert "saes.paths" in (error.expected or "")
 
 
+@pytest.mark.parametrize(
+    ("score", "chat", "expected"),
+    [
+        ("simulators = ['local']", "model = 'm'", "`chat.local = true`"),
+        ("simulators = ['vllm']", "model = 'm'\nlocal = true", "`chat.local = false`"),
+        ("simulators = ['chat_sparse']", "", "`chat.model`"),
+        (
+            "simulators = ['local']",
+            "model = 'm'\nlocal = true\nsecond_opinions = ['fuzzing']",
+            "a simulator whose model is asked",
+        ),
+        ("", "looks = [0.5, 0.2, 1.0]\nnarrow = 0.1", "rise from above 0 to 1"),
+        ("", "looks = [0.5]\nnarrow = 0.1", "end with 1.0"),
+        ("", "looks = [0.5, 1.0]", "together with `narrow` or `threshold`"),
+        ("", "narrow = 0.1", "together with `narrow` or `threshold`"),
+        ("", "screen = 'magic'", '"words_or_lookup"'),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_so_is_answered_with_how(
+    tmp_path: Path, score: str, chat: str, expected: str
+) -> None:
+    error = mistake(tmp_path, f"{SMALLEST}[score]\n{score}\n[score.chat]\n{chat}\n")
+    assert expected in (error.expected or "")
+
+
+def test_judges_are_named_by_kind_and_model(tmp_path: Path) -> None:
+    text = f"{SMALLEST}[score]\nsimulators = ['token_lookup', 'chat', 'chat_sparse']\n"
+    score = load_config(write(tmp_path, text + "[score.chat]\nmodel = 'm'\n")).score
+    assert score.judges == ("chat", "chat_sparse")
+    assert score.simulator_names == ("token_lookup", "chat/m", "chat_sparse/m")
+
+
 def test_several_mistakes_are_named_at_once(tmp_path: Path) -> None:
     error = mistake(tmp_path, SMALLEST + "[score]\nseed = -1\nlevel = 7\n")
     assert "`score.level`" in (error.where or "")
