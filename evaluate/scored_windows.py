@@ -60,13 +60,7 @@ def lay_out(contexts: FeatureContexts) -> ScoredWindows:
     first_other = len(active) + len(silent)
     row_of.update({names[place]: first_other + i for i, place in enumerate(others)})
     parts = (active.windows, silent.windows, top.windows.take(np.array(others, dtype=np.intp)))
-    windows = Windows(
-        window_id=np.concatenate([part.window_id for part in parts]),
-        token_hash=np.concatenate([part.token_hash for part in parts]),
-        document=np.concatenate([part.document for part in parts]),
-        token_ids=np.concatenate([part.token_ids for part in parts]),
-        copies=np.concatenate([part.copies for part in parts]),
-    )
+    windows = Windows.joined(parts)
     is_token = windows.is_token
     truths = (active.activations, silent.activations, top.activations[others])
     return ScoredWindows(

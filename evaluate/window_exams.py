@@ -71,14 +71,7 @@ def lay_out_exam(score: FeatureContexts, near_misses: Windows, n: int) -> Exam:
     others = [place for place, name in enumerate(names) if name not in row_of]
     first_other = len(active) + len(silent)
     row_of |= {names[place]: first_other + i for i, place in enumerate(others)}
-    parts = (active, silent, near.take(np.array(others, dtype=np.intp)))
-    windows = Windows(
-        window_id=np.concatenate([part.window_id for part in parts]),
-        token_hash=np.concatenate([part.token_hash for part in parts]),
-        document=np.concatenate([part.document for part in parts]),
-        token_ids=np.concatenate([part.token_ids for part in parts]),
-        copies=np.concatenate([part.copies for part in parts]),
-    )
+    windows = Windows.joined([active, silent, near.take(np.array(others, dtype=np.intp))])
     return Exam(
         windows=windows,
         marked=np.zeros(windows.token_ids.shape, np.bool_),

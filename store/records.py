@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -69,6 +69,16 @@ class Windows:
     def is_token(self) -> Bool[np.ndarray, "W T"]:
         """True where there is a token, False where there is padding."""
         return self.token_ids >= 0
+
+    @classmethod
+    def joined(cls, parts: Sequence[Windows]) -> Windows:
+        """The windows of all parts, one after another."""
+        return cls(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("window_id", "token_hash", "document", "token_ids", "copies")
+            )
+        )
 
     def take(self, rows: Array) -> Windows:
         """The windows at these row numbers (or where this mask is true)."""
