@@ -35,12 +35,9 @@ def test_looks_save_windows_where_the_threshold_is_far_and_not_where_it_is_near(
     ("density", "false_share", "n_silent", "recall"),
     [
         (RARE, 0.01, 2000, None),
-        (RARE, 0.01, 2000, 0.75),
         (COMMON, 0.002, 2000, 0.95),
-        (COMMON, 0.01, 500, 0.95),
         (COMMON, 0.01, 2000, 0.95),
         (DENSE, 0.002, 2000, 0.75),
-        (DENSE, 0.01, 2000, None),
     ],
 )
 def test_the_interval_covers_where_it_covers_least(
@@ -59,7 +56,7 @@ def test_the_interval_covers_where_it_covers_least(
 def test_the_interval_covers_with_few_active_windows(
     n_active: int, density: float, false_share: float, n_silent: int, recall: float | None
 ) -> None:
-    found = cover(Cell(Kind(density, false_share), n_active, n_silent, recall), 400, NEAR)
+    found = cover(Cell(Kind(density, false_share), n_active, n_silent, recall), 300, NEAR)
     assert min(found.fixed, found.looks) >= LEAST
 
 
@@ -87,7 +84,7 @@ def test_the_difference_of_two_labels_is_covered_where_no_false_positive_was_see
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("density", [RARE, COMMON, DENSE])
+@pytest.mark.parametrize("density", [RARE, DENSE])
 @pytest.mark.parametrize(("n_active", "n_silent"), [(15, 2000), (60, 200), (60, 2000)])
 @pytest.mark.parametrize("recall", [None, 0.75])
 def test_the_difference_of_two_labels_is_covered(
