@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped
 
 from .correlation import WindowMoments, correlation_of_sums
 from .resampling import N_GROUPS, Design, Resamples, draw_resamples, resample
@@ -62,8 +62,9 @@ def guarded_interval(
         return None
     found = resample(moments, design, resamples)
     plain, guarded = _limits(found.plain, tail), _limits(found.guarded, tail)
+    above = _limits(found.plain, _upper_tail(moments, design, level))
     value = float(correlation_of_sums(moments.sums @ moments.weight))
-    return Interval(min(plain.low, guarded.low, value), max(plain.high, value))
+    return Interval(min(plain.low, guarded.low, value), max(above.high, value))
 
 
 def difference_interval(
@@ -101,10 +102,31 @@ def _tail(design: Design, level: float) -> float | None:
     Documents count by Kish's rule, (sum n)^2 / sum n^2 over their active windows: sixty windows
     of which fifty are from one document are worth little more than that document.
     """
-    windows = np.bincount(design.document[~design.is_silent] % N_GROUPS)
-    documents = float(windows.sum() ** 2 / max((windows**2).sum(), 1))
-    if documents < MIN_ACTIVE_DOCUMENTS:
-        return None
+    documents = _kish(np.bincount(design.document[~design.is_silent] % N_GROUPS))
+    return None if documents < MIN_ACTIVE_DOCUMENTS else _expanded(documents, level)
+
+
+def _upper_tail(moments: WindowMoments, design: Design, level: float) -> float:
+    """The share beyond the upper limit, which nothing guards.
+
+    There documents count by what their activations weigh in the variance: the few strongest
+    windows decide how much is lost to false positives. (Counted by windows, 95% intervals covered
+    92.9% where a label fires falsely at 1% of the tokens, most misses above the limit; so 94.2%.)
+    """
+    is_active = ~design.is_silent
+    groups = design.document[is_active] % N_GROUPS
+    energy = moments.weight[is_active] * moments.sums[4, is_active]
+    documents = _kish(np.bincount(groups, energy))
+    return _expanded(max(documents, MIN_ACTIVE_DOCUMENTS), level)
+
+
+def _kish(sizes: Shaped[np.ndarray, " G"]) -> float:
+    """How many groups of one size are worth as much as these."""
+    return float(sizes.sum() ** 2 / max((sizes.astype(np.float64) ** 2).sum(), 1e-300))
+
+
+def _expanded(documents: float, level: float) -> float:
+    """A tail of the normal distribution where Student's t has the one that was asked for."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     freedom = documents - 1
     # Student's t from z (Cornish and Fisher; Abramowitz and Stegun 26.7.5).

@@ -69,7 +69,7 @@ class LocalRater:
     """A model that rates windows by labels, for any number of threads: they take turns.
 
     Args:
-        model: that rates.
+        model: that rates. A Gemma 2 attends in another order from now on (`capped_attention`).
         batch_size: windows read together at most, fewer once they did not fit into memory; None
             for what suits the device.
 

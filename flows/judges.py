@@ -123,7 +123,7 @@ def opened_judge(kind: JudgeKind, settings: ScoreSection, loop: EventLoopThread)
     chat = settings.chat
     if kind == "local":
         assert chat.model is not None, "the configuration was validated"
-        rater = open_rater(chat.model, chat.device, "[score.chat] model", chat.concurrency)
+        rater = open_rater(chat.model, chat.device, "[score.chat] model")
         yield Judge(kind, settings, loop, None, rater)
         return
     with loop.entered(chat.client()) as client:

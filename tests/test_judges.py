@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import duckdb
 import pytest
 
 from .asking_runs import ALL_CALLS, KEY, assert_the_ledger_is_the_servers, command, rows
-from .fake_openai import Answer, Asked, error, serve
+from .fake_openai import Answer, Asked, error, refusal, reply, serve
 from .rating_runs import N_FEATURES, runs_that_rate, write_and_rate
 
 OPINIONS = ("detection", "fuzzing", "discrimination")
@@ -272,3 +273,57 @@ def test_a_model_that_only_reads_judges_without_a_call(collected: Path, tmp_path
     assert kept[0][0] >= 11 * N_FEATURES
     assert rows(run, "SELECT count(*) FROM calls WHERE purpose <> 'explain'") == [(0,)]
     assert rows(run, "SELECT count(*) FROM gold_scores") == [(8,)]
+
+
+# By how a conversation's hash falls: what is answered, and what the window's failure then says.
+BAD = {
+    0: ("no lines at all, sorry", "some tokens have no rating"),
+    1: ("1\t3\n", "some tokens have no rating"),
+    2: ("".join(f"{n}\t12\n" for n in range(1, 65)), "some tokens have no rating"),
+    3: ("".join(f"{n}\t0\n{n}\t7\n" for n in range(1, 65)), "some tokens have no rating"),
+    4: ("".join(f"{n}\t0\n" for n in range(1000, 1065)), "some tokens have no rating"),
+    5: (None, "the model declined to answer"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_replies_that_cannot_be_used_are_recorded_and_counted_and_never_zero(asking: Any) -> None:
+    def often_bad(asked: Asked) -> Answer:
+        first = asked.body["messages"][1]["content"]
+        kind = zlib.crc32(first.encode()) % 12
+        if not asked.body["messages"][0]["content"].startswith("You predict") or kind not in BAD:
+            return good_labels(asked)
+        text, _ = BAD[kind]
+        return refusal() if text is None else reply(text, 10, 0, 10)
+
+    with serve(often_bad) as fake:
+        run, config = asking(fake, gold=False, shuffled_labels=0)
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        scored = command("score", run, key=KEY)
+        assert scored.returncode == 3, scored.stderr
+        assert_the_ledger_is_the_servers(run, fake)
+    failed = dict(
+        rows(
+            run,
+            "SELECT reason, count(*) FROM simulations WHERE status = 'failed' GROUP BY reason",
+        )
+    )
+    assert set(failed) == {reason for _, reason in BAD.values()}
+    assert min(failed.values()) > 10
+    for reason, n in failed.items():
+        assert f"{n:,} failed: windows to be rated: {reason}" in scored.stderr
+    unrated = "SELECT count(*) FROM simulations WHERE status = 'failed' AND predicted IS NOT NULL"
+    assert rows(run, unrated) == [(0,)]
+    # Each bad reply is on record as it came, the second attempt at it too.
+    for text, _ in BAD.values():
+        if text is not None:
+            found = f"SELECT count(*) FROM calls WHERE reply->>'text' = '{text}'"
+            assert rows(run, found)[0][0] >= 10
+    designs = rows(
+        run,
+        "SELECT (design->>'n_failed_windows')::INT, value, reason FROM scores "
+        "WHERE metric = 'correlation' AND split = 'score' AND simulator LIKE 'chat/%'",
+    )
+    assert sum(n for n, *_ in designs) > 20
+    assert all(value is not None or reason for _, value, reason in designs)
