@@ -57,7 +57,7 @@ def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> RatedBa
         return RatedBatch()
     scored: list[ScoredLabel] = []
     try:
-        for each in work.step.rate(_read_batch(sae_id, label_ids, work), work):
+        for each in work.step.rate(read_batch(sae_id, label_ids, work), work):
             scored.append(each)
             work.advance(1)
     except (EndpointRefuses, BudgetSpent) as error:
@@ -134,7 +134,7 @@ def _rate(step: RateStep, job: RateJob, store: Store, judge: Judge, rated: Asked
         )
         futures = [
             rate_batch.submit(sae_id, as_is(label_ids), as_is(work))
-            for sae_id, label_ids in _blocks(step.missing)
+            for sae_id, label_ids in label_blocks(step.missing)
         ]
         for future in as_completed(futures):
             batch: RatedBatch = future.result()
@@ -181,13 +181,15 @@ async def _nobody_asks(request: ChatRequest, n_static: int) -> Call:
     raise AssertionError("a model that only reads is not asked")
 
 
-def _blocks(missing: Unscored) -> Iterator[tuple[str, tuple[str, ...]]]:
+def label_blocks(missing: Unscored) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Labels of neighbouring features, SAE by SAE."""
     for sae_id, labels in missing.items():
         for _, block in groupby(labels, key=lambda each: each[0] // _FEATURES_PER_TASK):
             yield sae_id, tuple(label_id for _, label_id in block)
 
 
-def _read_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> LabelBatch:
+def read_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> LabelBatch:
+    """Labels of neighbouring features, and what is kept of the features."""
     split = work.backgrounds[1].split
     with work.store.cursor() as connection:
         labels = read_labels_by_id(connection, label_ids)

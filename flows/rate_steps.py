@@ -109,6 +109,11 @@ def ask_second_opinion(opinion: SecondOpinion, store: Store, job: RateJob) -> Ra
             opinion,
             job.settings.judge_name("chat"),
         )
+    return opinion_step(opinion, missing)
+
+
+def opinion_step(opinion: SecondOpinion, missing: Unscored) -> RateStep:
+    """Asking for a second opinion on these labels."""
     rate = _tell_apart if opinion == "discrimination" else partial(_examine, opinion)
     return RateStep("score", missing, f"labels for {opinion}", opinion, rate)
 

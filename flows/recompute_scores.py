@@ -1,7 +1,8 @@
 """The flow that computes all scores again from stored predictions: nothing is asked or paid for.
 
 For metrics that an older version had not, and after a mistake in one was mended. The windows of a
-label are those that were simulated for it, so that the same code gives the same rows.
+label are those that were simulated for it, so that the same code gives the same rows. Second
+opinions are computed from the record of calls (`recompute_opinions`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from ..store.splits import Split
 from .batches import as_is, side_by_side
 from .config import Config
 from .progress import Progress
+from .rate_job import RateJob
+from .recompute_opinions import recompute_opinions
 from .recorded_runs import recorded_run
 from .reports import StageReport
 
@@ -61,7 +64,7 @@ class RecomputeWork:
 
 @flow(name="recompute-scores", validate_parameters=False, task_runner=side_by_side())
 def recompute_scores(config: Config, folder: RunFolder, progress: Progress) -> StageReport:
-    """Computes the simulation scores of a run again, and publishes them.
+    """Computes the scores of a run again, and publishes them.
 
     Args:
         config: of the run.
@@ -100,14 +103,16 @@ def recompute_scores(config: Config, folder: RunFolder, progress: Progress) -> S
                     batch: Counter[str] = future.result()
                     stage.advance(batch.total())
                     counted += batch
+            if config.score.chat.second_opinions and config.score.chat.model is not None:
+                counted += recompute_opinions(_job(config, folder, progress, run.run_id), store)
         _absorb(folder)
         run.stages.append(
             StageReport(
                 stage="score",
                 unit="labels computed again",
-                done=counted.total() - counted[NOT_KEPT],
+                done=counted[""],
                 seconds=time.monotonic() - started,
-                notes=(f"{counted[NOT_KEPT]:,} {NOT_KEPT}",) if counted[NOT_KEPT] else (),
+                notes=tuple(f"{n:,} {why}" for why, n in sorted(counted.items()) if why),
             )
         )
         return run.stages[-1]
@@ -190,6 +195,19 @@ def _screen(
     with work.store.cursor() as connection:
         rated = read_simulations(connection, [label.label_id], screen, "screen")
     return StoredScreen(rated[label.label_id])
+
+
+def _job(config: Config, folder: RunFolder, progress: Progress, run_id: str) -> RateJob:
+    return RateJob(
+        kind="chat",
+        settings=config.score,
+        folder=folder,
+        progress=progress,
+        run_id=run_id,
+        budget_usd=None,
+        retry_failed=False,
+        absorb=partial(_absorb, folder),
+    )
 
 
 def _contexts_of(feature: FeatureId, work: RecomputeWork) -> FeatureContexts:

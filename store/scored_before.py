@@ -48,3 +48,20 @@ def scored_before(connection: duckdb.DuckDBPyConnection) -> list[ScoredBefore]:
         )
         for sae_id, feature, label_id, simulator, split, scorer, design in rows
     ]
+
+
+def opinions_before(
+    connection: duckdb.DuckDBPyConnection, simulator: str, scorer: str
+) -> dict[str, list[tuple[int, str]]]:
+    """Per SAE, feature and id of the labels that a judge has given a second opinion on."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT l.sae_id, l.feature, l.label_id FROM scores s JOIN labels l USING (label_id)
+        WHERE s.simulator = $simulator AND s.scorer = $scorer AND s.split = 'score' ORDER BY ALL
+        """,
+        {"simulator": simulator, "scorer": scorer},
+    ).fetchall()
+    found: dict[str, list[tuple[int, str]]] = {}
+    for sae_id, feature, label_id in rows:
+        found.setdefault(sae_id, []).append((feature, label_id))
+    return found

@@ -17,6 +17,7 @@ from .fake_openai import Answer, Asked, error, refusal, reply, serve
 from .rating_runs import N_FEATURES, runs_that_rate, write_and_rate
 
 OPINIONS = ("detection", "fuzzing", "discrimination")
+ALL_SCORES = "SELECT * EXCLUDE (run_id) FROM scores ORDER BY ALL"
 # All labels are good: the one draw that there is names the strongest token.
 ALWAYS_GOOD = {"candidates": 1}
 
@@ -69,7 +70,13 @@ def test_second_opinions_and_gold_items_stand_beside_the_score(asking: Any) -> N
         n_asked = fake.n_asked
         again = command("score", run, key=KEY)
         assert "nothing to do" in again.stderr
+        before = rows(run, ALL_SCORES)
+        with duckdb.connect(str(run / "work.duckdb")) as work:
+            work.execute("UPDATE scores SET value = 0.5, ci_low = -1 WHERE scorer = 'fuzzing'")
+        recomputed = command("score", run, "--recompute")
+        assert recomputed.returncode == 0, recomputed.stderr
         assert fake.n_asked == n_asked
+    assert rows(run, ALL_SCORES) == before
 
     assert "on features that are known (gold" in scored.stderr
     purposes = dict(rows(run, f"SELECT purpose, count(*) FROM {ALL_CALLS} GROUP BY purpose"))
@@ -175,11 +182,11 @@ def test_many_windows_a_call_and_a_screen_made_of_them(asking: Any) -> None:
         scored = command("score", run, key=KEY)
         assert scored.returncode == 0, scored.stderr
         assert_the_ledger_is_the_servers(run, fake)
-        before = rows(run, "SELECT * EXCLUDE (run_id) FROM scores ORDER BY ALL")
+        before = rows(run, ALL_SCORES)
         n_asked = fake.n_asked
         assert command("score", run, "--recompute").returncode == 0
         assert fake.n_asked == n_asked
-    assert rows(run, "SELECT * EXCLUDE (run_id) FROM scores ORDER BY ALL") == before
+    assert rows(run, ALL_SCORES) == before
     headlines = rows(
         run,
         "SELECT simulator, count(*), count(value), any_value(design->>'screen') FROM scores "
