@@ -22,7 +22,8 @@ from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
-import regex
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -32,10 +33,15 @@ from tests.rating_runs import write_and_rate
 
 MODEL = "gpt-4o-mini"
 # What o200k splits a text at; merging within the pieces is left out.
-PIECES = regex.compile(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PIECES = Split(
+    Regex(
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "isolated",
 )
 # Around each message.
 MARKS = 4
@@ -54,7 +60,7 @@ METHODS = {
 
 def n_tokens(text: str) -> int:
     """About how many tokens a text is."""
-    return len(PIECES.findall(text))
+    return len(PIECES.pre_tokenize_str(text))
 
 
 def charge(asked: Asked) -> Answer:
