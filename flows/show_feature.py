@@ -215,29 +215,34 @@ def _neighbour_cells(neighbour: ShownNeighbour) -> list[str | Text]:
 
 
 def _scores_table(scores: Sequence[ShownScore]) -> Table:
+    shown = _main(scores)
+    has_splits = len({score.split for score in shown}) > 1
+    has_judges = bool({score.simulator for score in shown} - {"token_lookup"})
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("score", no_wrap=True)
-    table.add_column("split", no_wrap=True)
+    table.add_column("score", overflow="fold")
+    if has_splits:
+        table.add_column("split", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("interval", no_wrap=True)
-    table.add_column("null", justify="right", no_wrap=True)
-    table.add_column("lift", justify="right", no_wrap=True)
-    table.add_column("windows", justify="right", no_wrap=True)
-    judges = {score.simulator for score in scores} - {"token_lookup"}
-    if judges:
-        table.add_column("by", overflow="fold")
-    for number, score in enumerate(_main(scores)):
-        headline = "bold" if number == 0 and score.value is not None else ""
-        table.add_row(
-            _named(score),
-            score.split,
-            Text(figure(score.value), style=headline),
-            interval(score.ci_low, score.ci_high),
-            figure(score.null_value),
-            figure(score.lift),
-            f"{score.n_windows:,}",
-            *([visible(score.simulator)] if judges else []),
-        )
+    for column in ("null", "lift", "windows"):
+        table.add_column(column, justify="right", no_wrap=True)
+    # Sorting keeps the order within a judge.
+    order = list(dict.fromkeys(score.simulator for score in shown))
+    by_judge = sorted(shown, key=lambda score: order.index(score.simulator))
+    for simulator, same in groupby(by_judge, key=lambda score: score.simulator):
+        if has_judges:
+            table.add_row(Text(f"by {visible(simulator)}", style="dim"))
+        for score in same:
+            is_headline = score is shown[0] and score.value is not None
+            table.add_row(
+                _named(score),
+                *([score.split] if has_splits else []),
+                Text(figure(score.value), style="bold" if is_headline else ""),
+                interval(score.ci_low, score.ci_high),
+                figure(score.null_value),
+                figure(score.lift),
+                f"{score.n_windows:,}",
+            )
     return table
 
 

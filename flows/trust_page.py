@@ -99,13 +99,13 @@ def _opinions_table(opinions: Sequence[OpinionRow]) -> Table:
 
 
 def _gold_table(gold: Sequence[GoldStanding]) -> Table:
-    table = plain_table("judge", "true>", "wrong>", "undefined>", "in silence>", "failed>", "runs>")
+    table = plain_table("judge", "true>", "wrong>", "undefined>", "silence>", "failed>", "runs>")
     for each in gold:
         table.add_row(
             Text(visible(each.simulator)),
             _mean(each.true),
             _mean(each.wrong),
-            f"{each.true.n_undefined} and {each.wrong.n_undefined}",
+            f"{each.true.n_undefined}, {each.wrong.n_undefined}",
             "–" if each.silent_mean is None else percentage(each.silent_mean),
             f"{each.n_failed:,}" if each.n_failed else "",
             f"{each.drift.n_runs + 1:,}",

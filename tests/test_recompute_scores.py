@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def test_scores_are_computed_again_without_a_model(collected: Path, tmp_path: Pa
         assert command("explain", run, "--config", config, key=KEY).returncode == 0
         scored = command("score", run, key=KEY)
         assert scored.returncode == 0, scored.stderr
+        assert re.search(r"windows simulated instead of [\d,]+: looking early saved", scored.stderr)
         n_asked = fake.n_asked
         before = rows(run, ALL_SCORES)
         _spoil(run)

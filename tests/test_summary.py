@@ -272,7 +272,7 @@ def test_what_scores_stand_beside_fits_eighty_columns(tmp_path: Path) -> None:
         "detection       random         0.91  0.82  16,000        384",
         "detection       near misses    0.73  0.64",
         "discrimination  told apart     0.55     –",
-        "0.53 ± 0.02  -0.01 ± 0.04    0 and 5       0.30%       2     3",
+        "chat/gpt-4o-mini  0.53 ± 0.02  -0.01 ± 0.04       0, 5    0.30%       2     3",
         "is not the judge it was",
     ):
         assert words in page, words
