@@ -18,6 +18,8 @@ from .rating_runs import N_FEATURES, runs_that_rate, write_and_rate
 
 OPINIONS = ("detection", "fuzzing", "discrimination")
 ALL_SCORES = "SELECT * EXCLUDE (run_id) FROM scores ORDER BY ALL"
+# In these windows share calls.
+EXAMS = ("detection", "fuzzing")
 # All labels are good: the one draw that there is names the strongest token.
 ALWAYS_GOOD = {"candidates": 1}
 
@@ -75,8 +77,15 @@ def test_second_opinions_and_gold_items_stand_beside_the_score(asking: Any) -> N
             work.execute("UPDATE scores SET value = 0.5, ci_low = -1 WHERE scorer = 'fuzzing'")
         recomputed = command("score", run, "--recompute")
         assert recomputed.returncode == 0, recomputed.stderr
+        assert rows(run, ALL_SCORES) == before
+        # What would be asked otherwise now is not on record, and stays as it was.
+        config.write_text(config.read_text().replace("opinion_windows = 9", "opinion_windows = 8"))
+        otherwise = command("score", run, "--config", config, "--recompute")
+        assert "about other windows than `score.chat` says now" in otherwise.stderr
         assert fake.n_asked == n_asked
-    assert rows(run, ALL_SCORES) == before
+    assert [row for row in rows(run, ALL_SCORES) if row[1] in EXAMS] == [
+        row for row in before if row[1] in EXAMS
+    ]
 
     assert "on features that are known (gold" in scored.stderr
     purposes = dict(rows(run, f"SELECT purpose, count(*) FROM {ALL_CALLS} GROUP BY purpose"))
