@@ -15,6 +15,7 @@ import pytest
 from .asking_runs import ALL_CALLS, KEY, assert_the_ledger_is_the_servers, command, rows
 from .fake_openai import Answer, Asked, error, refusal, reply, serve
 from .rating_runs import N_FEATURES, runs_that_rate, write_and_rate
+from .test_vllm_simulator import in_vllm_form
 
 OPINIONS = ("detection", "fuzzing", "discrimination")
 ALL_SCORES = "SELECT * EXCLUDE (run_id) FROM scores ORDER BY ALL"
@@ -343,3 +344,38 @@ def test_replies_that_cannot_be_used_are_recorded_and_counted_and_never_zero(ask
     )
     assert sum(n for n, *_ in designs) > 20
     assert all(value is not None or reason for _, value, reason in designs)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_vllm_server_judges_by_the_probabilities_of_its_prompt(asking: Any) -> None:
+    def served(asked: Asked) -> Answer:
+        if "prompt_logprobs" not in asked.body:
+            return good_labels(asked)
+        label = asked.body["messages"][1]["content"].split("⟦label⟧\n")[1].split("\n⟦end")[0]
+
+        def shares(line: str) -> dict[int, float]:
+            return {9: 0.8, 3: 0.1} if line.split("\t")[1].strip() in label.split() else {0: 0.9}
+
+        return in_vllm_form(asked, shares=shares)
+
+    with serve(served, keeps_requests=False) as fake:
+        run, config = asking(
+            fake, ("vllm",), shuffled_labels=0, gold=False, active_windows=6, silent_windows=6
+        )
+        assert command("explain", run, "--config", config, key=KEY).returncode == 0
+        scored = command("score", run, key=KEY)
+        assert scored.returncode == 0, scored.stderr
+        assert_the_ledger_is_the_servers(run, fake)
+    found = rows(
+        run,
+        "SELECT value, reason, (design->>'captured_mass')::DOUBLE FROM scores WHERE simulator = "
+        "'vllm/gpt-4o-mini' AND metric = 'correlation' AND split = 'score'",
+    )
+    assert len(found) == N_FEATURES
+    assert sum(value is not None and value > 0 for value, *_ in found) >= N_FEATURES / 2
+    assert all(0.85 < mass < 0.95 for *_, mass in found)
+    ((longest,),) = rows(
+        run, "SELECT max(strlen(reply::VARCHAR)) FROM calls WHERE purpose = 'simulate_vllm'"
+    )
+    assert longest < 20_000, "only the digits' log probabilities are kept"
