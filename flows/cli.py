@@ -15,6 +15,7 @@ import typer
 
 from ..store.errors import ExitCode, UserMistake
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
+from .past_runs import runs
 from .stage_commands import run_shard, run_stage, run_whole_job
 from .terminal import answer, print_json, print_page
 from .working import published
@@ -295,6 +296,7 @@ def show(
         print_page(render_feature(page))
 
 
+app.command()(runs)
 app.command()(estimate)
 app.command()(replay)
 

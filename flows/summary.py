@@ -35,7 +35,7 @@ from .trust_page import trust_blocks
 from .visible_text import visible
 
 _UNITS = ("kB", "MB", "GB", "TB")
-_STATUS_STYLES = {"done": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
+STATUS_STYLES = {"done": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 
 
 def render_status(status: RunStatus, folder: RunFolder) -> RenderableType:
@@ -202,7 +202,7 @@ def _batches_table(batches: Sequence[Batch]) -> Table:
             Text(visible(batch.model)),
             f"{batch.n_requests:,}",
             visible(batch.state.replace("_", " ")),
-            _moment(batch.submitted_at),
+            moment(batch.submitted_at),
             "unknown" if batch.most_usd is None else in_dollars(batch.most_usd),
         )
     return table
@@ -230,15 +230,16 @@ def _runs_table(runs: Sequence[PastRun]) -> Table:
         status = run.status or "–"
         table.add_row(
             run.command or run.run_id,
-            _moment(run.started_at),
+            moment(run.started_at),
             "–" if seconds is None else duration(seconds),
-            Text(status, style=_STATUS_STYLES.get(status, "")),
+            Text(status, style=STATUS_STYLES.get(status, "")),
         )
     return table
 
 
-def _moment(moment: datetime | None) -> str:
-    return "–" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M")
+def moment(when: datetime | None) -> str:
+    """A time as it is here, to the minute."""
+    return "–" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _place(status: RunStatus, folder: RunFolder) -> Text:

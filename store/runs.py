@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -37,4 +39,47 @@ def end_run(
     connection.execute(
         "UPDATE runs SET finished_at = ?, status = ?, summary = ? WHERE run_id = ?",
         [now(), status, json.dumps(summary), run_id],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One invocation that worked on a run's folder.
+
+    Attributes:
+        command: what was given, such as `score`.
+        status: `running`, `done`, `failed` or `interrupted`.
+        version: of Scopenote.
+        stages: what it did, as `flows/reports.py` has it; empty where it was killed.
+    """
+
+    run_id: str
+    command: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    status: str | None
+    version: str | None
+    stages: tuple[dict[str, Any], ...]
+
+
+def read_runs(connection: duckdb.DuckDBPyConnection, n: int) -> tuple[RunRecord, ...]:
+    """The last so many invocations, the latest first."""
+    rows = connection.execute(
+        """
+        SELECT run_id, command, started_at, finished_at, status, version, summary FROM runs
+        ORDER BY started_at DESC, run_id LIMIT $n
+        """,
+        {"n": n},
+    ).fetchall()
+    return tuple(
+        RunRecord(
+            run_id,
+            command,
+            started_at,
+            finished_at,
+            status,
+            version,
+            tuple(json.loads(summary or "{}").get("stages", ())),
+        )
+        for run_id, command, started_at, finished_at, status, version, summary in rows
     )

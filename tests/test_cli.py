@@ -31,6 +31,7 @@ COMMANDS = (
     "score",
     "status",
     "show",
+    "runs",
     "estimate",
     "replay",
     "doctor",
