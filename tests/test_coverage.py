@@ -35,9 +35,9 @@ def test_looks_save_windows_where_the_threshold_is_far_and_not_where_it_is_near(
     ("density", "false_share", "n_silent", "recall"),
     [
         (RARE, 0.01, 2000, None),
-        (COMMON, 0.002, 2000, 0.95),
         (COMMON, 0.01, 2000, 0.95),
-        (DENSE, 0.002, 2000, 0.75),
+        pytest.param(COMMON, 0.002, 2000, 0.95, marks=pytest.mark.long),
+        pytest.param(DENSE, 0.002, 2000, 0.75, marks=pytest.mark.long),
     ],
 )
 def test_the_interval_covers_where_it_covers_least(
@@ -86,7 +86,7 @@ def test_the_difference_of_two_labels_is_covered_where_no_false_positive_was_see
 @pytest.mark.slow
 @pytest.mark.parametrize("density", [RARE, DENSE])
 @pytest.mark.parametrize(("n_active", "n_silent"), [(15, 2000), (60, 200), (60, 2000)])
-@pytest.mark.parametrize("recall", [None, 0.75])
+@pytest.mark.parametrize("recall", [None, pytest.param(0.75, marks=pytest.mark.long)])
 def test_the_difference_of_two_labels_is_covered(
     density: float, n_active: int, n_silent: int, recall: float | None
 ) -> None:

@@ -121,7 +121,7 @@ def test_second_opinions_and_gold_items_stand_beside_the_score(asking: Any) -> N
     assert shown["gold"][0]["drift"]["n_runs"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_each_run_asks_the_gold_items_anew_and_notices_another_judge(asking: Any) -> None:
     is_worse = False
@@ -176,7 +176,7 @@ def _by_rule(asked: Asked) -> Answer:
     return rated([str(n + 1) for n in range(len(shown))], digits, 100, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_many_windows_a_call_and_a_screen_made_of_them(asking: Any) -> None:
     with serve(good_labels, keeps_requests=False) as fake:
@@ -222,7 +222,7 @@ def test_many_windows_a_call_and_a_screen_made_of_them(asking: Any) -> None:
     assert screened[0][0] > 40 * N_FEATURES
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_questions_without_an_answer_are_failures_that_can_be_asked_again(asking: Any) -> None:
     is_down = True
@@ -247,7 +247,7 @@ def test_questions_without_an_answer_are_failures_that_can_be_asked_again(asking
     assert rows(run, undefined) == [(3 * N_FEATURES,)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_a_model_that_only_reads_judges_without_a_call(collected: Path, tmp_path: Path) -> None:
     toy = importlib.resources.files("scopenote.extract.toy").joinpath("toy-gemma-2")
@@ -346,7 +346,7 @@ def test_replies_that_cannot_be_used_are_recorded_and_counted_and_never_zero(ask
     assert all(value is not None or reason for _, value, reason in designs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_a_vllm_server_judges_by_the_probabilities_of_its_prompt(asking: Any) -> None:
     def served(asked: Asked) -> Answer:

@@ -177,7 +177,12 @@ def test_the_best_of_ten_random_labels_gains_nothing_where_it_was_not_chosen() -
         rng = np.random.default_rng([8, feature])
         tokens = words_of_density(0.01, rng)
         explain, select, score = (
-            keep(text, activations(in_set(text, tokens), text.token_ids, feature), feature)
+            keep(
+                text,
+                activations(in_set(text, tokens), text.token_ids, feature),
+                feature,
+                background=512,
+            )
             for text in (explain_text, select_text, score_text)
         )
         found = {

@@ -66,7 +66,7 @@ def _spoil(run: Path) -> None:
         work.execute("DELETE FROM scores WHERE metric = 'ev_r_squared_top'")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_what_was_scored_without_keeping_silent_predictions_is_left_and_said(
     collected: Path, tmp_path: Path
