@@ -71,8 +71,18 @@ def test_what_the_provider_lets_wait_is_found_and_kept(asking: Any) -> None:
     ("failure", "interruptions", "message"),
     [
         (("invalid_model", "no batches for it"), {}, "the provider refused a batch as a whole"),
-        (None, {"create": [Interruption(error(400, "not you"), False)]}, "not you"),
-        (None, {"upload": [Interruption(error(404), False)]}, "batch = false"),
+        pytest.param(
+            None,
+            {"create": [Interruption(error(400, "not you"), False)]},
+            "not you",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            None,
+            {"upload": [Interruption(error(404), False)]},
+            "batch = false",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_what_is_refused_as_a_whole_stops_and_may_be_tried_again(
@@ -107,6 +117,7 @@ def test_what_is_in_a_batch_is_not_asked_for_singly(asking: Any) -> None:
     assert n_labels(run) > 60
 
 
+@pytest.mark.long
 def test_a_failure_that_is_asked_for_again_gives_way_to_the_reply(asking: Any) -> None:
     is_down = True
 

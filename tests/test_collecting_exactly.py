@@ -176,7 +176,7 @@ def test_any_cutting_into_parts_absorbed_in_any_order_gives_the_same_tables(
     check_any_cutting(*drawn, data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @with_examples(50)
 @given(drawn=collections(), data=st.data())
 def test_any_cutting_into_parts_gives_the_same_tables_in_many_cases(
