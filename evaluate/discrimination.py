@@ -28,9 +28,9 @@ from .exam_figures import (
     with_agreement,
 )
 from .intervals import Resamples
-from .scored_windows import require_unseen, take_windows
+from .scored_windows import hash_of_windows, require_unseen, take_windows
 from .window_exams import JudgeSettings
-from .window_questions import Answer, Asker, Question, compose, hash_of_windows, show_label
+from .window_questions import Answer, Asker, Question, compose, show_label
 
 SCORER = "discrimination"
 METRICS = ("accuracy", "chance_corrected", "probability")

@@ -22,8 +22,9 @@ from .agreement import (
 )
 from .intervals import Resamples
 from .metrics import NO_LABEL
+from .scored_windows import hash_of_windows
 from .window_exams import KINDS, YES, Exam, JudgeSettings, Rows
-from .window_questions import Answer, hash_of_windows
+from .window_questions import Answer
 
 MEASURES = ("auroc", "balanced_accuracy", "chance_corrected")
 METRICS = tuple(f"{measure}_{kind}" for kind in KINDS for measure in MEASURES)

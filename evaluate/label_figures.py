@@ -7,11 +7,10 @@ here is over which windows they are taken, and what stands beside them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from ..store.records import FeatureContexts, Score, Simulation
 from .classic import N_WINDOWS, draw_random_windows, quarters_by_peak
@@ -42,7 +41,7 @@ from .metrics import (
     QUARTERS,
     Measure,
 )
-from .scored_windows import Rows, ScoredWindows
+from .scored_windows import Rows, ScoredWindows, hash_of_windows
 from .screening import FirstPhase, silent_weights
 from .silence import ceiling, predictions_in_silence
 from .simulators import Simulated
@@ -265,7 +264,7 @@ class LabelFigures:
             n_windows=len(rows),
             n_tokens=int(self.table.n_tokens[rows].sum()),
             design=facts,
-            contexts_hash=_hash_of(self.table.windows.window_id[rows]),
+            contexts_hash=hash_of_windows(self.table.windows.window_id[rows]),
         )
 
     def _with_lift_interval(
@@ -339,11 +338,6 @@ def _beside(scored: Score, null: Correlation) -> Score:
     if null.value is None:
         return replace(scored, lift_reason=f"the null's score is undefined: {null.reason}")
     return replace(scored, null_value=null.value, lift=scored.value - null.value)
-
-
-def _hash_of(window_ids: UInt64[np.ndarray, " W"]) -> str:
-    """A hash of the windows' names, whatever their order."""
-    return blake2b(np.sort(window_ids).astype("<u8").tobytes(), digest_size=8).hexdigest()
 
 
 def _count_distinct(values: Int64[np.ndarray, " W"]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,11 @@ def take_windows(stratum: Stratum, rows: Rows) -> Stratum:
     return Stratum(
         stratum.windows.take(rows), stratum.activations[rows], stratum.population_windows
     )
+
+
+def hash_of_windows(window_ids: UInt64[np.ndarray, " W"]) -> str:
+    """A hash of the windows' names, whatever their order."""
+    return blake2b(np.sort(window_ids).astype("<u8").tobytes(), digest_size=8).hexdigest()
 
 
 def require_unseen(explain: FeatureContexts, score: FeatureContexts) -> None:

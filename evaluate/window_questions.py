@@ -17,13 +17,12 @@ import re
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt64
+from jaxtyping import Bool, Int32
 
 from ..label.chat import ChatRequest, Message
 from ..label.corpus_data import (
@@ -208,11 +207,6 @@ def read_answers(
             answers[number] = _answer(digit, digits, options_at.get(found.start(2), {}))
     usable = {number: each for number, each in answers.items() if number not in contradicted}
     return Answers(usable, contradicted)
-
-
-def hash_of_windows(window_ids: UInt64[np.ndarray, " W"]) -> str:
-    """A hash of the windows' names, whatever their order, as other scores have it."""
-    return blake2b(np.sort(window_ids).astype("<u8").tobytes(), digest_size=8).hexdigest()
 
 
 @cache

@@ -6,7 +6,7 @@ only reads makes none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 
@@ -30,7 +30,7 @@ from ..store.contexts import (
     read_prefixes,
 )
 from ..store.database import Store, open_store
-from ..store.errors import BudgetSpent, EndpointRefuses, ScopenoteError
+from ..store.errors import BudgetSpent, EndpointRefuses
 from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
 from ..store.labels import read_labels_by_id
@@ -111,27 +111,12 @@ def _rate_gold(job: RateJob, judge: Judge, rated: Asked) -> None:
 
 
 def _rate(step: RateStep, job: RateJob, store: Store, judge: Judge, rated: Asked) -> None:
-    stopped: list[ScopenoteError] = []
     whole = RatedBatch()
     with ExitStack() as stack:
         total = sum(map(len, step.missing.values()))
         stage = stack.enter_context(job.progress.stage("score", total=total, unit=step.unit))
-        work = RateWork(
-            job=job,
-            step=step,
-            judge=judge,
-            store=store,
-            backgrounds=(
-                load_background(store.connection, "explain"),
-                load_background(store.connection, step.split),
-            ),
-            pool_prefixes=read_background_prefixes(store.connection, step.split),
-            token_texts=store.token_texts(),
-            resamples=draw_resamples(job.settings.seed, job.settings.resamples),
-            ask=_ask(step.purpose, job, store, judge, rated, stack),
-            advance=stage.advance,
-            stopped=stopped,
-        )
+        ask = _ask(step.purpose, job, store, judge, rated, stack)
+        work = begin_step(step, job, store, judge, ask, stage.advance)
         futures = [
             rate_batch.submit(sae_id, as_is(label_ids), as_is(work))
             for sae_id, label_ids in label_blocks(step.missing)
@@ -150,8 +135,35 @@ def _rate(step: RateStep, job: RateJob, store: Store, judge: Judge, rated: Asked
             f"{whole.n_windows:,} windows simulated instead of {whole.n_windows_at_most:,}: "
             f"looking early saved {100 * share:.0f}%"
         )
-    if stopped:
-        rated.stopped = stopped[0]
+    if work.stopped:
+        rated.stopped = work.stopped[0]
+
+
+def begin_step(
+    step: RateStep,
+    job: RateJob,
+    store: Store,
+    judge: Judge,
+    ask: Ask,
+    advance: Callable[[int], None],
+) -> RateWork:
+    """What all batches of a step need, read once."""
+    return RateWork(
+        job=job,
+        step=step,
+        judge=judge,
+        store=store,
+        backgrounds=(
+            load_background(store.connection, "explain"),
+            load_background(store.connection, step.split),
+        ),
+        pool_prefixes=read_background_prefixes(store.connection, step.split),
+        token_texts=store.token_texts(),
+        resamples=draw_resamples(job.settings.seed, job.settings.resamples),
+        ask=ask,
+        advance=advance,
+        stopped=[],
+    )
 
 
 def _ask(

@@ -10,10 +10,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
-from ..evaluate.intervals import draw_resamples
 from ..evaluate.score_label import ScoredLabel
 from ..label.chat import ChatRequest
-from ..store.contexts import load_background, read_background_prefixes
 from ..store.database import Store
 from ..store.errors import StoreError
 from ..store.known_calls import KnownCalls
@@ -25,7 +23,7 @@ from .batches import as_is
 from .event_loop import EventLoopThread
 from .judges import Judge
 from .rate_job import RateJob, RateWork
-from .rate_labels import label_blocks, read_batch
+from .rate_labels import begin_step, label_blocks, read_batch
 from .rate_steps import opinion_step
 
 NOT_ASKED_SO = (
@@ -72,22 +70,7 @@ def recompute_opinions(job: RateJob, store: Store) -> Counter[str]:
                 continue
             total = sum(map(len, step.missing.values()))
             with job.progress.stage("score", total=total, unit=step.unit) as stage:
-                work = RateWork(
-                    job=job,
-                    step=step,
-                    judge=judge,
-                    store=store,
-                    backgrounds=(
-                        load_background(store.connection, "explain"),
-                        load_background(store.connection, step.split),
-                    ),
-                    pool_prefixes=read_background_prefixes(store.connection, step.split),
-                    token_texts=store.token_texts(),
-                    resamples=draw_resamples(job.settings.seed, job.settings.resamples),
-                    ask=record.ask,
-                    advance=stage.advance,
-                    stopped=[],
-                )
+                work = begin_step(step, job, store, judge, record.ask, stage.advance)
                 futures = [
                     opinions_again.submit(sae_id, as_is(label_ids), as_is(work))
                     for sae_id, label_ids in label_blocks(step.missing)

@@ -29,6 +29,7 @@ from ..label.token_lookup import EXPLAINER, fit_token_lookup
 from ..store.absorb import absorb_results
 from ..store.contexts import BackgroundWindows, load_background, read_features
 from ..store.database import Store, open_store, open_work, publish_if_behind
+from ..store.errors import StoreError
 from ..store.labels import read_labels_by_id
 from ..store.leaks import require_no_leak
 from ..store.parts import remove_unfinished, write_part
@@ -38,7 +39,7 @@ from ..store.scored_before import ScoredBefore, scored_before
 from ..store.scores import score_tables
 from ..store.simulations import read_simulations
 from ..store.splits import Split
-from .batches import as_is, side_by_side
+from .batches import as_is, require_collected, side_by_side
 from .config import Config
 from .progress import Progress
 from .rate_job import RateJob
@@ -72,16 +73,24 @@ def recompute_scores(config: Config, folder: RunFolder, progress: Progress) -> S
         progress: where it is shown.
 
     Raises:
-        StoreError: text of one split is also in another.
+        StoreError: there are no scores, or text of one split is also in another.
     """
     started = time.monotonic()
     with recorded_run("score --recompute", config, folder) as run, clear_disk_errors(folder.path):
         remove_unfinished(folder.parts)
         _absorb(folder)
+        require_collected(folder)
         counted: Counter[str] = Counter()
         with open_store(folder.path) as store:
             require_no_leak(store.connection)
             missing = scored_before(store.connection)
+            if not missing:
+                raise StoreError(
+                    "This run has no scores yet that could be computed again.",
+                    where=str(folder.path),
+                    expected="scores",
+                    mend=f"scopenote score {folder.path}",
+                )
             work = RecomputeWork(
                 store=store,
                 backgrounds={

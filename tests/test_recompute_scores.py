@@ -93,3 +93,15 @@ def test_recomputing_has_nothing_to_spend(tmp_path: Path) -> None:
     found = command("score", tmp_path, "--recompute", "--budget-usd", "1")
     assert found.returncode == MISTAKE
     assert "--recompute" in found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_without_scores_says_so_and_does_not_seem_done(
+    collected: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(collected, tmp_path / "run")
+    found = command("score", tmp_path / "run", "--recompute")
+    assert found.returncode != 0
+    assert "no scores yet" in found.stderr
+    assert "Traceback" not in found.stderr
