@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.errors import CorpusError, SaeError
-from ..store.records import content_hash
+from ..store.records import CollectedChunk, content_hash
 from .collector import CollectedPart, Collector
 from .firing_passes import HISTOGRAM_EDGES
 from .models import SubjectModel
@@ -23,14 +23,6 @@ from .workers import threads_per_batch
 
 # Chunks tokenized ahead of the model, in a thread of their own.
 _READ_AHEAD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class CollectedChunk:
-    """A chunk that is in the store already."""
-
-    chunk_id: str
-    n_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +227,10 @@ def require_same_chunk(chunk: Chunk, known: CollectedChunk) -> None:
         return
     raise CorpusError(
         "The corpus has changed since this run folder collected it.",
-        where=f"chunk {chunk.index}: 256 documents from number {chunk.index * 256}, "
+        where=f"chunk {chunk.index}: {len(chunk.documents)} documents, "
         f"the first beginning {chunk.documents[0].text[:40]!r}",
         found=f"content {chunk.chunk_id}",
         expected=f"content {known.chunk_id}",
-        mend="restore the text, or collect into another folder with --out",
+        mend="new text may follow what was there, in the same files or in new ones; restore the "
+        "text, or collect into another folder with --out",
     )

@@ -10,13 +10,12 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..store.errors import CorpusError
 from ..store.splits import document_id
 from .chat_text import Render
-from .corpus_rows import BadRow, list_files, read_rows
+from .corpus_rows import BadRow, ordered_files, read_rows
 
 if TYPE_CHECKING:
     from .sae_sources import SaeSource
@@ -40,6 +39,8 @@ class CorpusSource:
         text_unit: what one document of a .txt file is.
         chat: whether the field holds conversations instead, for `render` to put into text.
         max_bad_share: the share of unusable rows above which reading fails.
+        known_files: of a folder, the names of files that come first, in this order; all others
+            follow by name. So new files extend a corpus, whatever they are called.
     """
 
     path: str | None = None
@@ -53,6 +54,7 @@ class CorpusSource:
     text_unit: TextUnit = "paragraph"
     max_bad_share: float = 0.01
     chat: bool = False
+    known_files: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.standard_library:
@@ -172,7 +174,7 @@ def corpus_source_state(
     Of files the size and time of writing, so that a run that has nothing to do need not read
     them; of a hub data set its name and revision.
     """
-    files = list_files(Path(source.path)) if source.path else []
+    files = ordered_files(source) if source.path else []
     files += [sae.path for sae in saes if sae.path is not None]
     return json.dumps(
         {

@@ -38,8 +38,35 @@ def read_rows(source: CorpusSource, render: Render | None) -> Iterator[str | Bad
     elif source.dataset is not None:
         yield from _read_hub(source, render)
     elif source.path is not None:
-        for file in list_files(Path(source.path)):
+        for file in ordered_files(source):
             yield from _READERS[file.suffix.lower()](file, source, render)
+
+
+def ordered_files(source: CorpusSource) -> list[Path]:
+    """The files of a corpus on disk in the order in which they are read.
+
+    Raises:
+        CorpusError: there are none, or a known one is gone.
+    """
+    folder = Path(source.path or "")
+    files = list_files(folder)
+    if not source.known_files or not folder.is_dir():
+        return files
+    known = [folder / name for name in source.known_files]
+    if gone := sorted(str(file) for file in set(known) - set(files)):
+        raise CorpusError(
+            "A file of the corpus that this run has read is gone.",
+            where=gone[0],
+            found="nothing" if len(gone) == 1 else f"nothing, there and at {len(gone) - 1} others",
+            expected="the files that were there, and perhaps new ones",
+            mend="put it back, or collect into another folder with --out",
+        )
+    return known + [file for file in files if file not in set(known)]
+
+
+def ordered_names(source: CorpusSource) -> list[str]:
+    """The names of those files, from the corpus's folder."""
+    return [file.relative_to(source.path or "").as_posix() for file in ordered_files(source)]
 
 
 def list_files(path: Path) -> list[Path]:

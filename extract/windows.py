@@ -10,7 +10,7 @@ and scored.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +18,12 @@ import numpy as np
 from jaxtyping import Bool, Int8, Int32, Int64, UInt8, UInt64
 
 from ..store.errors import CorpusError
-from ..store.records import content_hash
+from ..store.records import CollectedChunk, content_hash
 from ..store.splits import SPLITS, split_of, token_hash, window_id
 from .corpus import Document
 
 CHUNK_DOCUMENTS = 256
+NOTHING_COLLECTED: Mapping[int, CollectedChunk] = {}
 
 # An occurrence is a document's number in the corpus and a token's place in it, in one integer
 # whose order is theirs.
@@ -133,13 +134,22 @@ _OF_WINDOWS = (
 )
 
 
-def cut_chunks(documents: Iterable[Document]) -> Iterator[Chunk]:
-    """The documents in groups of 256, numbered from 0."""
+def cut_chunks(
+    documents: Iterable[Document], collected: Mapping[int, CollectedChunk] = NOTHING_COLLECTED
+) -> Iterator[Chunk]:
+    """The documents in groups of 256, numbered from 0.
+
+    Args:
+        documents: in the corpus's order.
+        collected: chunks that are cut already, by number: what was the last one stays as short
+            as it was when documents come after it.
+    """
     gathered: list[Document] = []
     index = 0
     for document in documents:
         gathered.append(document)
-        if len(gathered) == CHUNK_DOCUMENTS:
+        size = collected[index].n_documents if index in collected else CHUNK_DOCUMENTS
+        if len(gathered) == size:
             yield Chunk(index, tuple(gathered))
             gathered, index = [], index + 1
     if gathered:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from ..extract.collect_job import CollectedChunk, CollectJob
+from ..extract.collect_job import CollectJob
 from ..extract.collector import CollectedPart
 from ..extract.corpus import Document, RowCounts, check_bad_share, corpus_source_state
 from ..extract.models import load_token_pieces
@@ -23,9 +23,10 @@ from ..store.absorb import absorb_collected
 from ..store.collected import Collected, mark_complete, read_collected
 from ..store.database import open_work, publish
 from ..store.parts import list_parts, remove_unfinished, write_part
+from ..store.records import CollectedChunk
 from ..store.run_folder import RunFolder, clear_disk_errors
 from .batches import as_is
-from .collect_setup import corpus_documents, corpus_source, load_collect_job, sae_sources
+from .collect_setup import corpus_documents, load_collect_job, sae_sources, settled_corpus
 from .config import Config
 from .describe_features import describe_features
 from .measure_losses import measure_losses
@@ -51,7 +52,7 @@ def collect_contexts(
     """
     started = time.monotonic()
     with recorded_run("collect", config, folder) as run, clear_disk_errors(folder.path):
-        source, saes = corpus_source(config), sae_sources(config)
+        source, saes = settled_corpus(config, folder), sae_sources(config)
         state = corpus_source_state(source, saes, config.corpus.max_tokens)
         remove_unfinished(folder.parts)
         before, counts = _read(folder), RowCounts()
@@ -104,12 +105,14 @@ def collect_shard(
     """
     started = time.monotonic()
     with clear_disk_errors(folder.path):
-        source, counts = corpus_source(config), RowCounts()
+        source, counts = settled_corpus(config, folder), RowCounts()
         remove_unfinished(folder.parts)
         known = _in_parts(folder)
         job = load_collect_job(config, sae_sources(config), folder, progress)
         documents = corpus_documents(source, counts, job.model)
-        chunks = job.pending_chunks(cut_chunks(documents), known, config.corpus.max_tokens, shard)
+        chunks = job.pending_chunks(
+            cut_chunks(documents, known), known, config.corpus.max_tokens, shard
+        )
         with progress.stage("collect", total=None, unit="tokens") as stage:
             _say_passes(job, stage)
             for group in _groups(chunks, config.collect.chunks_per_part):
@@ -134,7 +137,7 @@ def collect_shard(
 def _in_parts(folder: RunFolder) -> dict[int, CollectedChunk]:
     """The chunks of all parts that are there, by number; read without the database."""
     return {
-        chunk["chunk"]: CollectedChunk(chunk["chunk_id"], chunk["n_tokens"])
+        chunk["chunk"]: CollectedChunk(chunk["chunk_id"], chunk["n_documents"], chunk["n_tokens"])
         for part in list_parts(folder.parts)
         if part.stage in ("collect", "merged")
         for chunk in part.manifest["chunks"]
@@ -154,7 +157,8 @@ def _collect_rest(
     _absorb(folder, pieces)  # what a run that died had finished
     before = _read(folder)
     max_tokens = config.corpus.max_tokens
-    chunks = job.pending_chunks(cut_chunks(documents), _known(before), max_tokens)
+    cut = cut_chunks(documents, before.chunks)
+    chunks = job.pending_chunks(cut, before.chunks, max_tokens)
     left = max(max_tokens - before.n_tokens, 0) if max_tokens else None
     with progress.stage("collect", total=left, unit="tokens") as stage:
         _say_passes(job, stage)
@@ -211,13 +215,6 @@ def _read(folder: RunFolder) -> Collected:
 def _absorb(folder: RunFolder, pieces: Callable[[], pa.Table]) -> None:
     with open_work(folder.path) as work:
         absorb_collected(work, folder.parts, pieces)
-
-
-def _known(collected: Collected) -> dict[int, CollectedChunk]:
-    return {
-        number: CollectedChunk(chunk.chunk_id, chunk.n_tokens)
-        for number, chunk in collected.chunks.items()
-    }
 
 
 def _token_pieces(job: CollectJob) -> pa.Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..extract.chat_text import chat_renderer
 from ..extract.collect_job import CollectJob
 from ..extract.corpus import CorpusSource, Document, RowCounts, read_documents
+from ..extract.corpus_rows import ordered_names
 from ..extract.machine_memory import total_memory_bytes
 from ..extract.memory_needs import sketch_need
 from ..extract.models import TOY, SubjectModel, load_model, model_name
@@ -38,8 +39,20 @@ from .config import Config
 from .progress import Progress
 
 
-def corpus_source(config: Config) -> CorpusSource:
-    """The text that the configuration names."""
+def settled_corpus(config: Config, folder: RunFolder) -> CorpusSource:
+    """The text that the configuration names, the order of its files settled for good.
+
+    Raises:
+        CorpusError: it is not there, or a file of it that the run has read is gone.
+    """
+    source = corpus_source(config, folder)
+    if source.path is not None and Path(source.path).is_dir():
+        folder.write_corpus_files(ordered_names(source))
+    return corpus_source(config, folder)
+
+
+def corpus_source(config: Config, folder: RunFolder) -> CorpusSource:
+    """The text that the configuration names; files that the run has read come first."""
     corpus = config.corpus
     return CorpusSource(
         path=corpus.path,
@@ -51,6 +64,7 @@ def corpus_source(config: Config) -> CorpusSource:
         text_field=corpus.text_field,
         text_unit=corpus.text_unit,
         chat=corpus.chat,
+        known_files=folder.read_corpus_files(),
         max_bad_share=corpus.max_bad_share,
     )
 
@@ -166,7 +180,7 @@ def with_thresholds(
         return sources
     shape = window_shape(config)
     # Rows that cannot be used are judged when all are read.
-    documents = corpus_documents(corpus_source(config), RowCounts(), model)
+    documents = corpus_documents(corpus_source(config, folder), RowCounts(), model)
     chunks = (
         tokenize_chunk(chunk, model.tokenizer, model.name, shape) for chunk in cut_chunks(documents)
     )

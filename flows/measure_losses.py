@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from ..extract.collect_job import CollectedChunk, changed_sae, require_same_chunk
+from ..extract.collect_job import changed_sae, require_same_chunk
 from ..extract.corpus import RowCounts
 from ..extract.models import SubjectModel, load_model
 from ..extract.next_token_loss import (
@@ -27,7 +27,6 @@ from ..extract.sae_sources import SaeSource
 from ..extract.saes import Sae, load_sae
 from ..extract.sites import Site
 from ..extract.windows import TokenizedChunk, cut_chunks, tokenize_chunk
-from ..store.collected import StoredChunk
 from ..store.database import open_work
 from ..store.losses import (
     MissingLosses,
@@ -36,6 +35,7 @@ from ..store.losses import (
     missing_losses,
     write_losses,
 )
+from ..store.records import CollectedChunk
 from ..store.run_folder import RunFolder
 from .batches import as_is
 from .collect_setup import corpus_documents, corpus_source, window_shape, with_thresholds
@@ -94,7 +94,9 @@ def measure_losses(
         return MeasuredLosses()
     model = load_model(config.model.name, [], config.model.device, config.model.dtype)
     sources = with_thresholds(config, sources, model, folder, progress)
-    text = loss_text(_first_text(config, model, chunks), model, config.model.max_batch_tokens)
+    text = loss_text(
+        _first_text(config, folder, model, chunks), model, config.model.max_batch_tokens
+    )
     found = []
     ids = {each.sae_id for each in missing}
     targets = {source.site.target for source in sources if source.sae_id in ids}
@@ -125,12 +127,13 @@ def measure_sae(bench: LossBench, sae: Sae) -> SaeLosses:
 
 
 def _first_text(
-    config: Config, model: SubjectModel, chunks: Sequence[StoredChunk]
+    config: Config, folder: RunFolder, model: SubjectModel, chunks: Sequence[CollectedChunk]
 ) -> Iterator[TokenizedChunk]:
     """The corpus's first chunks, which must be those that were collected."""
-    documents = corpus_documents(corpus_source(config), RowCounts(), model)
-    for stored, chunk in zip(chunks, cut_chunks(documents), strict=False):
-        require_same_chunk(chunk, CollectedChunk(stored.chunk_id, stored.n_tokens))
+    documents = corpus_documents(corpus_source(config, folder), RowCounts(), model)
+    cut = cut_chunks(documents, dict(enumerate(chunks)))
+    for stored, chunk in zip(chunks, cut, strict=False):
+        require_same_chunk(chunk, stored)
         yield tokenize_chunk(chunk, model.tokenizer, model.name, window_shape(config))
 
 

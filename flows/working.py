@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS = 5.0
 # Labels and scores say by whom they are: other explainers, simulators and models add to them.
-_MAY_CHANGE = ("explain.", "score.simulators", "score.chat.")
+# A corpus may grow, and what each invocation may spend is its own affair.
+_MAY_CHANGE = (
+    "explain.",
+    "score.simulators",
+    "score.chat.",
+    "corpus.max_tokens",
+    "corpus.max_bad_share",
+    "budget.",
+)
 
 
 def configured_run(run: Path, config_file: Path | None) -> tuple[Config, RunFolder]:

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 import duckdb
 
 from .database import REVISION, get_meta, set_meta
+from .records import CollectedChunk
 
 _COMPLETE = "corpus_complete"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredChunk:
-    """A chunk as absorbed."""
-
-    chunk_id: str
-    n_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +21,7 @@ class Collected:
             None if collecting never came to its end.
     """
 
-    chunks: dict[int, StoredChunk]
+    chunks: dict[int, CollectedChunk]
     complete_state: str | None
 
     @property
@@ -39,8 +32,10 @@ class Collected:
 
 def read_collected(connection: duckdb.DuckDBPyConnection) -> Collected:
     """What has been collected so far."""
-    rows = connection.execute("SELECT chunk, chunk_id, n_tokens FROM chunks").fetchall()
-    chunks = {number: StoredChunk(chunk_id, n_tokens) for number, chunk_id, n_tokens in rows}
+    rows = connection.execute(
+        "SELECT chunk, chunk_id, n_documents, n_tokens FROM chunks"
+    ).fetchall()
+    chunks = {number: CollectedChunk(*row) for number, *row in rows}
     return Collected(chunks, get_meta(connection, _COMPLETE))
 
 

@@ -10,9 +10,8 @@ from dataclasses import astuple, dataclass
 
 import duckdb
 
-from .collected import StoredChunk
 from .database import REVISION, get_meta, set_meta, transaction
-from .records import content_hash
+from .records import CollectedChunk, content_hash
 
 # To be raised when the same weights and text give other losses.
 _VERSION = 1
@@ -47,14 +46,16 @@ class MissingLosses:
     weights: str
 
 
-def first_chunks(connection: duckdb.DuckDBPyConnection, n_tokens: int) -> list[StoredChunk]:
+def first_chunks(connection: duckdb.DuckDBPyConnection, n_tokens: int) -> list[CollectedChunk]:
     """The corpus's first chunks that have at least so many tokens together, or all."""
-    rows = connection.execute("SELECT chunk_id, n_tokens FROM chunks ORDER BY chunk").fetchall()
-    chunks: list[StoredChunk] = []
+    rows = connection.execute(
+        "SELECT chunk_id, n_documents, n_tokens FROM chunks ORDER BY chunk"
+    ).fetchall()
+    chunks: list[CollectedChunk] = []
     for row in rows:
         if sum(chunk.n_tokens for chunk in chunks) >= n_tokens:
             break
-        chunks.append(StoredChunk(*row))
+        chunks.append(CollectedChunk(*row))
     return chunks
 
 

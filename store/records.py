@@ -183,6 +183,20 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectedChunk:
+    """A chunk of the corpus that is collected already.
+
+    Attributes:
+        n_documents: fewer than others have where the corpus ended with it; it stays so when
+            the corpus grows.
+    """
+
+    chunk_id: str
+    n_documents: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One number for a label, or NULL with the reason why it is undefined."""
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,8 @@ if sys.platform != "win32":
     import fcntl
 
 _FOLDERS = ("parts", "inbox", "journal", "logs", "prefect")
-_OTHERS = ("scopenote.duckdb", "work.duckdb", "run.toml", "run.lock", "shards", "batches")
+_OTHERS = ("scopenote.duckdb", "work.duckdb", "run.toml", "run.lock", "corpus_files.json")
+_OTHER_FOLDERS = ("shards", "batches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,11 @@ class RunFolder:
     def config_file(self) -> Path:
         """The configuration as resolved."""
         return self.path / "run.toml"
+
+    @property
+    def corpus_files(self) -> Path:
+        """The names of the corpus's files in the order in which the run reads them."""
+        return self.path / "corpus_files.json"
 
     @property
     def lock_file(self) -> Path:
@@ -149,7 +155,7 @@ class RunFolder:
     def _refuse_strangers(self) -> None:
         if self.exists:
             return
-        ours = {*_FOLDERS, *_OTHERS}
+        ours = {*_FOLDERS, *_OTHER_FOLDERS, *_OTHERS}
         strangers = sorted(
             entry.name
             for entry in self.path.iterdir()
@@ -167,10 +173,25 @@ class RunFolder:
 
     def write_config(self, toml: str) -> None:
         """Writes `run.toml`, all of it or nothing."""
-        with clear_disk_errors(self.config_file):
-            temporary = self.path / f".run-{os.getpid()}.toml"
-            temporary.write_text(toml, encoding="utf-8")
-            os.replace(temporary, self.config_file)
+        self._write_whole(self.config_file, toml)
+
+    def read_corpus_files(self) -> tuple[str, ...]:
+        """The names in `corpus_files.json`; none before anything was collected from a folder."""
+        try:
+            return tuple(json.loads(self.corpus_files.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return ()
+
+    def write_corpus_files(self, names: Sequence[str]) -> None:
+        """Writes `corpus_files.json`, all of it or nothing."""
+        if tuple(names) != self.read_corpus_files():
+            self._write_whole(self.corpus_files, json.dumps(list(names), ensure_ascii=False))
+
+    def _write_whole(self, file: Path, content: str) -> None:
+        with clear_disk_errors(file):
+            temporary = self.path / f".{file.stem}-{os.getpid()}{file.suffix}"
+            temporary.write_text(content, encoding="utf-8")
+            os.replace(temporary, file)
 
     @contextmanager
     def lock(self, command: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from scopenote.extract.corpus import (
     RowCounts,
     read_documents,
 )
+from scopenote.extract.corpus_rows import ordered_names
 from scopenote.store.errors import CorpusError
 
 from .text_files import read, refuse, write, write_jsonl, write_parquet
@@ -184,6 +185,27 @@ def test_a_column_that_is_not_text_makes_every_row_bad(tmp_path: Path) -> None:
 
 
 # --- files that cannot be read --------------------------------------------------------------
+
+
+def test_files_that_are_known_come_first_and_new_ones_after_them(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for name in ("b.txt", "a.txt", "new/c.txt", "0.txt"):
+        write(tmp_path / name, name)
+    source = CorpusSource(path=str(tmp_path), known_files=("b.txt", "a.txt"))
+    assert ordered_names(source) == ["b.txt", "a.txt", "0.txt", "new/c.txt"]
+    assert [document.text for document in read_documents(source, RowCounts())] == [
+        "b.txt",
+        "a.txt",
+        "0.txt",
+        "new/c.txt",
+    ]
+
+
+def test_a_known_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "a")
+    source = CorpusSource(path=str(tmp_path), known_files=("a.txt", "gone.txt"))
+    with pytest.raises(CorpusError, match=r"is gone(.|\n)*gone\.txt"):
+        ordered_names(source)
 
 
 def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:

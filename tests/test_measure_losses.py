@@ -86,7 +86,7 @@ def config(weights: Path, tmp_path: Path) -> Config:
 def folder(config: Config, tmp_path: Path) -> RunFolder:
     """A run whose text has been collected, as far as this step looks."""
     run = RunFolder(tmp_path)
-    add_chunks(run, chunks_of(config))
+    add_chunks(run, chunks_of(config, run))
     model = load_model(config.model.name, [], "cpu")
     with open_work(run.path) as work:
         for source in sae_sources(config):
@@ -97,8 +97,8 @@ def folder(config: Config, tmp_path: Path) -> RunFolder:
     return run
 
 
-def chunks_of(config: Config) -> list[Chunk]:
-    return list(cut_chunks(read_documents(corpus_source(config), RowCounts())))
+def chunks_of(config: Config, folder: RunFolder) -> list[Chunk]:
+    return list(cut_chunks(read_documents(corpus_source(config, folder), RowCounts())))
 
 
 def add_chunks(run: RunFolder, chunks: list[Chunk]) -> None:
@@ -106,8 +106,8 @@ def add_chunks(run: RunFolder, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             # In some 15 tokens each; what counts is that two of them are enough.
             work.execute(
-                "INSERT INTO chunks (chunk, chunk_id, n_tokens) VALUES (?, ?, 15)",
-                [chunk.index, chunk.chunk_id],
+                "INSERT INTO chunks (chunk, chunk_id, n_documents, n_tokens) VALUES (?, ?, ?, 15)",
+                [chunk.index, chunk.chunk_id, len(chunk.documents)],
             )
 
 
@@ -141,11 +141,12 @@ def test_it_may_be_asked_for_later(config: Config) -> None:
     assert differing_keys(config, config.model_copy(update={"collect": collect})) == {}
 
 
-def first_text(config: Config) -> tuple[Any, LossText]:
+def first_text(config: Config, run: RunFolder) -> tuple[Any, LossText]:
     model = load_model(config.model.name, [], "cpu")
     shape = window_shape(config)
     first = [
-        tokenize_chunk(chunk, model.tokenizer, model.name, shape) for chunk in chunks_of(config)[:2]
+        tokenize_chunk(chunk, model.tokenizer, model.name, shape)
+        for chunk in chunks_of(config, run)[:2]
     ]
     return model, loss_text(first, model, config.model.max_batch_tokens, n_tokens=ENOUGH)
 
@@ -154,7 +155,7 @@ def test_each_sae_gets_its_losses_on_the_first_text_and_only_once(
     config: Config, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = measure(config, folder)
-    model, text = first_text(config)
+    model, text = first_text(config, folder)
     sources: dict[str, SaeSource] = {source.sae_id: source for source in sae_sources(config)}
     rows = read(folder)
     assert len(rows) == 3

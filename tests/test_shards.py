@@ -5,12 +5,13 @@ from itertools import chain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scopenote.extract.collect_job import CollectedChunk, CollectJob
+from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.corpus import Document
 from scopenote.extract.shards import WHOLE, Shard
 from scopenote.extract.sketches import SketchSizes
 from scopenote.extract.windows import Chunk, WindowShape
 from scopenote.store.errors import UserMistake
+from scopenote.store.records import CollectedChunk
 
 from .brute_force import make_job
 
@@ -34,7 +35,7 @@ def given_by(
 def test_all_shards_together_give_each_chunk_once_and_end_where_one_alone_would(
     count: int, max_tokens: int | None, known: set[int]
 ) -> None:
-    there = {n: CollectedChunk(CHUNKS[n].chunk_id, len(TEXTS[n])) for n in known}
+    there = {n: CollectedChunk(CHUNKS[n].chunk_id, 1, len(TEXTS[n])) for n in known}
     whole = given_by(JOB, WHOLE, max_tokens, there)
     shards = [given_by(JOB, Shard(n, count), max_tokens, there) for n in range(1, count + 1)]
     assert sorted(chain.from_iterable(shards)) == whole

@@ -23,6 +23,7 @@ from scopenote.extract.windows import (
     tokenize_chunk,
 )
 from scopenote.store.errors import CorpusError
+from scopenote.store.records import CollectedChunk
 from scopenote.store.splits import SPLITS, document_id, split_of, token_hash, window_id
 
 from .tiny_gemma import hearing_transformers, tiny_tokenizer
@@ -77,6 +78,16 @@ def test_chunks_hold_256_documents_each_in_their_order(n: int) -> None:
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
     assert all(len(chunk.documents) == 256 for chunk in chunks[:-1])
     assert all(1 <= len(chunk.documents) <= 256 for chunk in chunks[-1:])
+
+
+def test_what_was_the_last_chunk_stays_short_when_the_corpus_grows() -> None:
+    documents = [make_document(f"{i}") for i in range(700)]
+    first = list(cut_chunks(documents[:300]))
+    collected = {c.index: CollectedChunk(c.chunk_id, len(c.documents), 0) for c in first}
+    grown = list(cut_chunks(documents, collected))
+    assert grown[:2] == first
+    assert [len(chunk.documents) for chunk in grown] == [256, 44, 256, 144]
+    assert [document for chunk in grown for document in chunk.documents] == documents
 
 
 def test_a_chunk_s_name_depends_on_its_place_and_its_documents() -> None:
