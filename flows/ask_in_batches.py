@@ -19,7 +19,7 @@ from ..store.errors import EndpointRefuses
 from ..store.known_calls import KnownCalls
 from ..store.request_files import RequestFile
 from .ask_job import Asked, AskJob
-from .ask_models import label_missing, missing_labels
+from .ask_models import label_missing, plan_for
 from .bring_in_batches import bring_in_batches
 from .event_loop import EventLoopThread
 from .submit_batches import submit_batches
@@ -89,9 +89,9 @@ def _label_from_record(job: AskJob, asked: Asked) -> Path:
     ):
         known = KnownCalls(store, job.folder.journal, job.retry_failed, job.began_at)
         reader = RecordReader(known, requests_under_way(store.connection), wanted)
-        missing = missing_labels(job, store)
-        if any(missing.values()):
-            label_missing(job, store, missing, reader.ask, loop, asked, unit="prompts")
+        plan = plan_for(job, store, asked)
+        if plan.wanted:
+            label_missing(job, store, plan, reader.ask, loop, asked, unit="prompts")
         return wanted.path
 
 

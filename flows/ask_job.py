@@ -7,19 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
-
-import duckdb
 
 from ..label.pricing import in_dollars
 from ..label.prompted import PromptedExplainer
 from ..label.recorded_client import Tally
 from ..store.batch_record import Batch
-from ..store.calls import spent
 from ..store.errors import ScopenoteError
 from ..store.run_folder import RunFolder
 from .explain_settings import ExplainSection
 from .progress import Progress
+from .spending import Spending
 from .terminal import program
 
 PURPOSE = "explain"
@@ -35,10 +32,11 @@ class AskJob:
         folder: the run.
         progress: where it is shown.
         run_id: the run that the labels are of.
-        budget_usd: what the whole run may cost, with what it has cost already.
+        spending: what may be spent.
         retry_failed: send again what got no reply before.
         began_at: when this command did.
         absorb: brings finished parts and journals into the database and publishes it.
+        at_most: features that are asked about now; None for all.
     """
 
     explainers: Sequence[PromptedExplainer]
@@ -46,10 +44,11 @@ class AskJob:
     folder: RunFolder
     progress: Progress
     run_id: str
-    budget_usd: Decimal | None
+    spending: Spending
     retry_failed: bool
     began_at: datetime
     absorb: Callable[[], None]
+    at_most: int | None = None
 
 
 @dataclass(slots=True)
@@ -66,6 +65,10 @@ class Asked:
         under_way: the batches under way at the end.
         held_back: how many requests wait until those have ended, by the reason.
         notes: what else a person should know, a sentence each.
+        steps: of rating, how many labels went through each but the last, by what they are.
+        n_windows, n_windows_at_most: simulated, and what would have been without looking early.
+        reasons: labels that were written, by why.
+        left: features that are left for another time.
     """
 
     labels: Counter[str] = field(default_factory=Counter)
@@ -77,6 +80,15 @@ class Asked:
     under_way: Sequence[Batch] = ()
     held_back: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    steps: Counter[str] = field(default_factory=Counter)
+    n_windows: int = 0
+    n_windows_at_most: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    left: int = 0
+
+    def begin_round(self) -> None:
+        """What came of it so far stays; why it stopped does not."""
+        self.stopped = None
 
 
 def notes_on(asked: Asked, folder: RunFolder) -> tuple[str, ...]:
@@ -85,6 +97,8 @@ def notes_on(asked: Asked, folder: RunFolder) -> tuple[str, ...]:
         *_calls(asked.tally),
         *(f"the endpoint has no {name}: {words}" for name, words in asked.lacking.items()),
         *asked.notes,
+        *(f"{n:,} {unit}" for unit, n in asked.steps.items()),
+        *_saved(asked),
         *_batches(asked, folder),
     )
 
@@ -103,6 +117,15 @@ def _calls(tally: Tally) -> Iterator[str]:
     yield calls
 
 
+def _saved(asked: Asked) -> Iterator[str]:
+    if asked.n_windows_at_most:
+        share = 1 - asked.n_windows / asked.n_windows_at_most
+        yield (
+            f"{asked.n_windows:,} windows simulated instead of {asked.n_windows_at_most:,}: "
+            f"looking early saved {100 * share:.0f}%"
+        )
+
+
 def _batches(asked: Asked, folder: RunFolder) -> Iterator[str]:
     for reason, count in asked.held_back.items():
         yield f"{count:,} requests wait: {reason}"
@@ -113,13 +136,3 @@ def _batches(asked: Asked, folder: RunFolder) -> Iterator[str]:
             f"{n_requests:,} requests in {n} batch{'es' if n > 1 else ''} at the provider; "
             f"`{program()} explain {shlex.quote(str(folder.path))}` brings in what is done"
         )
-
-
-def usd_spent(connection: duckdb.DuckDBPyConnection) -> Decimal:
-    """What the calls of a run have cost, as far as is known."""
-    return sum((each.usd or Decimal(0) for each in spent(connection)), Decimal(0))
-
-
-def usd_under_way(batches: Sequence[Batch]) -> Decimal:
-    """What batches under way cost at most, as far as that is known."""
-    return sum((batch.most_usd or Decimal(0) for batch in batches), Decimal(0))

@@ -9,13 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
-from ..label.budget import Budget
 from ..label.call_records import CallRecords
 from ..label.labelling import Ask, Asking, write_label
 from ..label.prompted import PromptedExplainer
@@ -25,14 +24,16 @@ from ..store.database import Store, now, open_store
 from ..store.errors import BudgetSpent, EndpointRefuses, NotYetAnswered, ScopenoteError
 from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
-from ..store.labels import draws_made, label_tables
+from ..store.labels import label_tables
 from ..store.parts import write_part
 from ..store.records import Label, content_hash
 from ..store.run_folder import RunFolder
-from .ask_job import PURPOSE, Asked, AskJob, usd_spent, usd_under_way
+from ..store.wanted_labels import Proposer, Why, newest_shown, text_state, wanted_draws
+from .ask_job import PURPOSE, Asked, AskJob
 from .batches import as_is, task_blocks
 from .event_loop import EventLoopThread
-from .feature_prompts import PromptSource, features_to_ask_about
+from .feature_prompts import PromptSource
+from .label_plan import LabelPlan, plan_labels
 
 # So long may finished labels be invisible to readers.
 _SECONDS_BETWEEN_ABSORPTIONS = 60.0
@@ -43,9 +44,11 @@ class AskWork:
     """What all batches of one explainer need."""
 
     explainer: PromptedExplainer
+    why: Why
     prompts: PromptSource
     asking: Asking
     n_draws: int
+    text_state: str | None
     ask: Ask
     loop: EventLoopThread
     folder: RunFolder
@@ -68,22 +71,21 @@ def ask_batch(sae_id: str, features: tuple[int, ...], work: AskWork) -> AskedBat
     if work.stopped:
         return AskedBatch()
     name, version, model = work.explainer.name, work.explainer.version, work.asking.model
-    begun: list[Future[Label]] = []
+    begun: list[tuple[int, Future[Label]]] = []
     with work.prompts.store.cursor() as connection:
-        made = draws_made(connection, sae_id, features, name, version, model)
+        made = newest_shown(connection, Proposer(name, version, model), sae_id, features)
         for feature_id, prompt in work.prompts.render(connection, work.explainer, sae_id, features):
-            for draw in range(work.n_draws):
-                if (feature_id.feature, draw) not in made:
-                    label = write_label(
-                        feature_id, name, prompt, version, work.asking, draw, work.ask
-                    )
-                    begun.append(work.loop.submit(label))
-                    begun[-1].add_done_callback(lambda _: work.advance(1))
+            shown = made.get(feature_id.feature)
+            generation, draws = wanted_draws(shown, work.why, work.n_draws)
+            for draw in draws:
+                label = write_label(feature_id, name, prompt, version, work.asking, draw, work.ask)
+                begun.append((generation, work.loop.submit(label)))
+                begun[-1][1].add_done_callback(lambda _: work.advance(1))
     labels: list[Label] = []
     n_waiting = 0
-    for each in begun:
+    for generation, each in begun:
         try:
-            labels.append(each.result())
+            labels.append(replace(each.result(), generation=generation, why=work.why))
         except NotYetAnswered:
             n_waiting += 1
         except (EndpointRefuses, BudgetSpent) as error:
@@ -92,7 +94,7 @@ def ask_batch(sae_id: str, features: tuple[int, ...], work: AskWork) -> AskedBat
     if labels:
         # The run too: what failed and is asked for again has the same label ids.
         content = content_hash([name, version, work.run_id, [each.label_id for each in labels]])
-        tables = label_tables(labels, work.run_id, now())
+        tables = label_tables(labels, work.run_id, now(), work.text_state)
         write_part(work.folder.parts, f"explain-{content}", "explain", tables, {})
     return AskedBatch(Counter(label.reason or "" for label in labels), n_waiting)
 
@@ -113,15 +115,12 @@ def ask_models(job: AskJob, asked: Asked) -> None:
     """
     chat = job.settings.chat
     with open_store(job.folder.path) as store:
-        missing = missing_labels(job, store)
-        if not any(missing.values()):
+        plan = plan_for(job, store, asked)
+        if not plan.wanted:
             return
         prices = chat.known_prices()
         under_way = batches_under_way(store.connection)
-        budget = None
-        if job.budget_usd is not None:
-            spent = usd_spent(store.connection) + usd_under_way(under_way)
-            budget = Budget(job.budget_usd, [job.settings.asking().model], prices, spent)
+        model = job.settings.asking().model
         with (
             Journal(job.folder.journal) as journal,
             EventLoopThread() as loop,
@@ -132,24 +131,35 @@ def ask_models(job: AskJob, asked: Asked) -> None:
                 known=KnownCalls(store, job.folder.journal, job.retry_failed),
                 journal=journal,
                 records=CallRecords(prices, PURPOSE),
-                budget=budget,
+                budget=job.spending.budget(store.connection, model, prices, under_way),
                 in_batches=requests_under_way(store.connection),
                 tally=asked.tally,
+                allowance=job.spending.allowance,
             )
-            label_missing(job, store, missing, recorded.ask, loop, asked)
+            label_missing(job, store, plan, recorded.ask, loop, asked)
             asked.lacking = client.lacking
         asked.under_way = under_way
 
 
-def missing_labels(job: AskJob, store: Store) -> dict[str, dict[str, list[int]]]:
-    """By explainer and SAE, the features of which the model still owes a label."""
-    return {each.name: features_to_ask_about(store, each, job.settings) for each in job.explainers}
+def plan_for(job: AskJob, store: Store, asked: Asked) -> LabelPlan:
+    """What the model is to be asked about now; says so, and notes what need not be asked again."""
+    plan = plan_labels(store, job.settings, lambda: PromptSource.of(store))
+    if plan.checked:
+        state = text_state(store.connection)
+        tables = label_tables([], job.run_id, now(), state, plan.checked)
+        name = f"explain-checked-{content_hash([state, *plan.checked])}"
+        write_part(job.folder.parts, name, "explain", tables, {})
+    if plan.wanted:
+        job.progress.say(f"explain: {plan}")
+    plan = plan.first(job.at_most)
+    asked.left = plan.left
+    return plan
 
 
 def label_missing(
     job: AskJob,
     store: Store,
-    missing: Mapping[str, Mapping[str, list[int]]],
+    plan: LabelPlan,
     ask: Ask,
     loop: EventLoopThread,
     asked: Asked,
@@ -160,7 +170,7 @@ def label_missing(
     Args:
         job: what is asked.
         store: the published database.
-        missing: the features by explainer and SAE.
+        plan: the features, and why.
         ask: gives the answers, in the loop.
         loop: where it runs.
         asked: labels, those that wait, and why it stopped early are added.
@@ -170,16 +180,20 @@ def label_missing(
     stopped: list[ScopenoteError] = []
     absorbed_at = time.monotonic()
     n_draws = job.settings.candidates
-    for explainer in job.explainers:
-        n_labels = n_draws * sum(map(len, missing[explainer.name].values()))
-        if stopped or not n_labels:
-            continue
+    state = text_state(store.connection)
+    explainers = {each.name: each for each in job.explainers}
+    for why, name, missing in plan.groups():
+        if stopped:
+            break
+        n_labels = (1 if why == Why.LOW else n_draws) * sum(map(len, missing.values()))
         with job.progress.stage("explain", total=n_labels, unit=unit) as stage:
             work = AskWork(
-                explainer=explainer,
+                explainer=explainers[name],
+                why=why,
                 prompts=prompts,
                 asking=job.settings.asking(),
                 n_draws=n_draws,
+                text_state=state,
                 ask=ask,
                 loop=loop,
                 folder=job.folder,
@@ -188,8 +202,9 @@ def label_missing(
                 stopped=stopped,
             )
             size = job.settings.features_per_task
-            for batch in _batches(work, missing[explainer.name], size):
+            for batch in _batches(work, missing, size):
                 asked.labels += batch.labels
+                asked.reasons[why] += batch.labels[""]
                 asked.n_waiting += batch.n_waiting
                 if time.monotonic() - absorbed_at > _SECONDS_BETWEEN_ABSORPTIONS:
                     job.absorb()

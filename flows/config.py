@@ -214,6 +214,23 @@ class CollectSection(Section):
         return kept[split]
 
 
+class BudgetSection(Section):
+    """What one invocation may spend; what is left over is done by the next."""
+
+    usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="dollars for calls to models"
+    )
+    calls: Positive | None = Field(default=None, description="calls to models")
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="after which no further call is begun"
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any limit."""
+        return (self.usd, self.calls, self.minutes) != (None, None, None)
+
+
 class Config(Section):
     """The whole configuration of a run."""
 
@@ -223,6 +240,21 @@ class Config(Section):
     collect: CollectSection = CollectSection()
     explain: ExplainSection = ExplainSection()
     score: ScoreSection = ScoreSection()
+    budget: BudgetSection = BudgetSection()
+
+    @model_validator(mode="after")
+    def _low_labels_are_compared(self) -> Self:
+        if self.explain.again.below is not None and not self.score.judges:
+            raise problem(
+                "a judge in `score.simulators` where `explain.again.below` is set",
+                found="no simulator that compares labels",
+            )
+        if self.explain.chat.batch and (self.budget.calls or self.budget.minutes):
+            raise problem(
+                "of `budget` only `usd` beside `explain.chat.batch`",
+                found="calls or minutes, which a batch is not counted in",
+            )
+        return self
 
     @model_validator(mode="after")
     def _model_has_saes(self) -> Self:

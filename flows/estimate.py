@@ -19,7 +19,8 @@ from ..label.prompts import RenderedPrompt
 from ..store.database import Store
 from .estimate_ratings import RatingEstimate, estimate_ratings
 from .explain_settings import ExplainSection
-from .feature_prompts import PromptSource, features_to_ask_about
+from .feature_prompts import PromptSource
+from .label_plan import LabelPlan, plan_labels
 from .score_settings import ScoreSection
 
 SAMPLE = 100
@@ -117,8 +118,9 @@ def estimate_labels(
     price = settings.chat.known_prices().get(asking.model)
     n_replies, reply_tokens = _replies_so_far(store.connection, asking.model)
     source = PromptSource.of(store)
+    plan = plan_labels(store, settings, lambda: source)
     estimates = [
-        _estimate(source, PROMPTED[name], settings, price, reply_tokens)
+        _estimate(source, PROMPTED[name], plan, settings, price, reply_tokens)
         for name in settings.prompted
     ]
     ratings: tuple[RatingEstimate, ...] = ()
@@ -195,12 +197,16 @@ def render_estimate(estimate: Estimate) -> RenderableType:
 def _estimate(
     source: PromptSource,
     explainer: PromptedExplainer,
+    plan: LabelPlan,
     settings: ExplainSection,
     price: Price | None,
     reply_tokens: int,
 ) -> ExplainerEstimate:
     asking = settings.asking()
-    missing = features_to_ask_about(source.store, explainer, settings)
+    missing: dict[str, list[int]] = {}
+    for _, name, by_sae in plan.groups():
+        for sae_id, features in by_sae.items() if name == explainer.name else ():
+            missing[sae_id] = sorted([*missing.get(sae_id, []), *features])
     n_features = sum(map(len, missing.values()))
     sampled = _spread(missing, SAMPLE)
     sizes: list[int] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .config_section import Positive, Section
+from .config_section import Positive, Section, Share
 from .config_text import problem
 from .endpoint_settings import EndpointSection
 
@@ -48,6 +48,23 @@ class ChatSection(EndpointSection):
         return BatchClient(base_url or self.base_url, patience)
 
 
+class AgainSection(Section):
+    """What a model is asked again, when the command is given again."""
+
+    changed: Share = Field(
+        default=0.0,
+        description="features of which more than this share of the contexts shown would be new; "
+        "1: none",
+    )
+    below: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        default=None,
+        description="features whose best label scores lower on `select`: one more candidate each",
+    )
+    candidates: Positive = Field(
+        default=5, description="but no more of them than this, however low they score"
+    )
+
+
 class ExplainSection(Section):
     """How labels are written."""
 
@@ -63,7 +80,13 @@ class ExplainSection(Section):
         description="a model is asked about so many features only, drawn from all that are active",
     )
     features_per_task: Positive = Field(default=256, description="features in one task")
+    again: AgainSection = AgainSection()
     chat: ChatSection = ChatSection()
+
+    @property
+    def n_labels(self) -> int:
+        """Labels that a feature may come to have on the same contexts from one explainer."""
+        return self.candidates if self.again.below is None else self.again.candidates
 
     @property
     def prompted(self) -> tuple[str, ...]:
@@ -76,10 +99,15 @@ class ExplainSection(Section):
             raise problem(
                 "`chat.model` where an explainer asks a model", found=" and ".join(self.prompted)
             )
-        if self.candidates > 1 and self.chat.temperature == 0:
+        if self.n_labels > 1 and self.chat.temperature == 0:
             raise problem(
                 "`chat.temperature` above 0 for several candidates, which would be all alike",
-                found=f"{self.candidates} candidates",
+                found=f"{self.n_labels} candidates",
+            )
+        if self.again.below is not None and self.again.candidates <= self.candidates:
+            raise problem(
+                "`again.candidates` greater than `candidates` where `again.below` asks for more",
+                found=f"{self.again.candidates} and {self.candidates}",
             )
         if (fits := self.chat.context_tokens) is not None and fits <= self.chat.max_reply_tokens:
             raise problem(
@@ -95,7 +123,7 @@ class ExplainSection(Section):
         assert self.chat.model is not None, "the configuration was validated"
         temperature = self.chat.temperature
         if temperature is None:
-            temperature = 0.0 if self.candidates == 1 else 1.0
+            temperature = 0.0 if self.n_labels == 1 else 1.0
         return Asking(
             model=self.chat.model,
             temperature=temperature,

@@ -1,4 +1,4 @@
-"""Which features a model is asked about, and their prompts, rendered from what a run has kept."""
+"""The prompts for features, rendered from what a run has kept."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from ..label.prompted import PromptedExplainer
 from ..label.prompts import FeatureTexts, NoPrompt, RenderedPrompt
 from ..store.contexts import BackgroundWindows, load_background, read_features, read_prefixes
 from ..store.database import Store
-from ..store.labels import drawn_features, unlabelled_features
 from ..store.output_effects import OutputEffects, read_output_effects
 from ..store.records import FeatureId
-from .explain_settings import ExplainSection
 
 _UNKNOWN = OutputEffects((), ())
 
@@ -60,24 +58,3 @@ class PromptSource:
                     self.token_texts.__getitem__, prefixes.__getitem__, raised, lowered
                 )
                 yield contexts.feature_id, explainer.render(contexts, texts)
-
-
-def features_to_ask_about(
-    store: Store, explainer: PromptedExplainer, settings: ExplainSection
-) -> dict[str, list[int]]:
-    """Per SAE, the features of which the model still owes a label."""
-    missing = unlabelled_features(
-        store.connection,
-        explainer.name,
-        explainer.version,
-        settings.asking().model,
-        settings.candidates,
-    )
-    if settings.features is None:
-        return missing
-    drawn = drawn_features(store.connection, settings.features)
-    kept = {
-        sae_id: [feature for feature in features if (sae_id, feature) in drawn]
-        for sae_id, features in missing.items()
-    }
-    return {sae_id: features for sae_id, features in kept.items() if features}

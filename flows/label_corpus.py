@@ -15,6 +15,10 @@ from .recorded_runs import recorded_run
 from .reports import RunReport
 from .score_labels import score_labels
 
+# Where money or time may end before the work does, so many features are labelled and then
+# scored, and then the next: labels without scores are of little use.
+_FEATURES_A_ROUND = 128
+
 
 @flow(name="label-corpus", validate_parameters=False)
 def label_corpus(
@@ -25,8 +29,16 @@ def label_corpus(
     budget_usd: Decimal | None = None,
 ) -> RunReport:
     """Collects, explains and scores all that is not in the run's folder already."""
-    with recorded_run("run", config, folder) as run:
+    with recorded_run("run", config, folder, budget_usd) as run:
         collect_contexts(config, folder, progress, allow_mismatch)
-        explain_features(config, folder, progress, budget_usd)
-        score_labels(config, folder, progress, budget_usd)
+        in_rounds = run.spending.is_limited and config.explain.prompted and config.score.judges
+        at_most = _FEATURES_A_ROUND if in_rounds and not config.explain.chat.batch else None
+        n_labels, is_last = 0, False
+        while not is_last:
+            explained = explain_features(config, folder, progress, budget_usd, at_most=at_most)
+            # A round that comes to nothing would be followed by the same.
+            n_before, n_labels = n_labels, explained.done + explained.n_failed
+            is_last = not explained.left or explained.is_spent or n_labels == n_before
+            scored = score_labels(config, folder, progress, budget_usd, again=is_last)
+            is_last |= scored.is_spent
         return run.report

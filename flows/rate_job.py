@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from ..evaluate.intervals import Resamples
 from ..evaluate.label_figures import ScoreSettings
@@ -20,6 +19,7 @@ from ..store.splits import Split
 from .judges import Judge, Texts
 from .progress import Progress
 from .score_settings import JudgeKind, ScoreSection
+from .spending import Spending
 
 Unscored = Mapping[str, Sequence[tuple[int, str]]]
 """By SAE, features and label ids."""
@@ -35,9 +35,11 @@ class RateJob:
         folder: the run.
         progress: where it is shown.
         run_id: the run that the scores are of.
-        budget_usd: what the whole run may cost, with what it has cost already.
+        spending: what may be spent.
         retry_failed: send again what got no reply before.
         absorb: brings finished parts and journals into the database and publishes it.
+        compares_all: labels are compared on `select` also where a feature has only one.
+        again: labels are rated again of which newer text has overtaken the scores.
     """
 
     kind: JudgeKind
@@ -45,9 +47,11 @@ class RateJob:
     folder: RunFolder
     progress: Progress
     run_id: str
-    budget_usd: Decimal | None
+    spending: Spending
     retry_failed: bool
     absorb: Callable[[], None]
+    compares_all: bool = False
+    again: bool = False
 
     @property
     def simulator(self) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import groupby
+from dataclasses import replace
+from itertools import groupby, product
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,12 +18,10 @@ from prefect.futures import as_completed
 from ..evaluate.intervals import draw_resamples
 from ..evaluate.metrics import HEADLINE
 from ..evaluate.score_label import ScoredLabel
-from ..label.budget import Budget
 from ..label.call_records import CallRecords
 from ..label.chat import ChatRequest
 from ..label.labelling import Ask
 from ..label.recorded_client import RecordedClient
-from ..store.batch_record import batches_under_way
 from ..store.contexts import (
     load_background,
     read_background_prefixes,
@@ -31,13 +30,14 @@ from ..store.contexts import (
 )
 from ..store.database import Store, open_store
 from ..store.errors import BudgetSpent, EndpointRefuses
+from ..store.gold import has_gold
 from ..store.journal import Journal
 from ..store.known_calls import KnownCalls
 from ..store.labels import read_labels_by_id
 from ..store.parts import write_part
 from ..store.records import Call, content_hash
 from ..store.scores import score_tables
-from .ask_job import Asked, usd_spent, usd_under_way
+from .ask_job import Asked
 from .batches import as_is
 from .event_loop import EventLoopThread
 from .judges import Judge, Texts, opened_judge
@@ -57,6 +57,7 @@ def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> RatedBa
         return RatedBatch()
     scored: list[ScoredLabel] = []
     try:
+        work.job.spending.allowance.require_time()
         for each in work.step.rate(read_batch(sae_id, label_ids, work), work):
             scored.append(each)
             work.advance(1)
@@ -68,34 +69,41 @@ def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> RatedBa
     return _counted(scored)
 
 
-def rate_labels(job: RateJob, rated: Asked) -> None:
+def rate_labels(job: RateJob, rated: Asked, again: bool) -> None:
     """Scores all labels in words that a judge has not scored. Within a flow.
 
     Args:
         job: what is to be rated.
         rated: what came of it on `score` is added.
+        again: afterwards those too of which newer text has overtaken the scores.
 
     Raises:
         ConfigurationError: no key, no such address, or a budget for a model without a price.
         ModelError: the model was to run here and cannot be loaded.
     """
+    jobs = [job, replace(job, again=True)] if again else [job]
     with open_store(job.folder.path) as store:
-        if not any(find(store, job).missing for find in STEPS):
+        if not any(find(store, each).missing for each in jobs for find in STEPS):
             return
     with EventLoopThread() as loop, opened_judge(job.kind, job.settings, loop) as judge:
-        if job.settings.chat.gold:
+        if job.settings.chat.gold and not _has_gold(job, judge):
             _rate_gold(job, judge, rated)
-        for find in STEPS if rated.stopped is None else ():
-            # What a step finds is read from the database that has the scores of the one before.
-            with open_store(job.folder.path) as store:
-                step = find(store, job)
-                if step.missing:
-                    _rate(step, job, store, judge, rated)
-            job.absorb()
+        for each, find in product(jobs, STEPS):
             if rated.stopped is not None:
                 break
+            # What a step finds is read from the database that has the scores of the one before.
+            with open_store(job.folder.path) as store:
+                step = find(store, each)
+                if step.missing:
+                    _rate(step, each, store, judge, rated)
+            job.absorb()
         if judge.client is not None:
             rated.lacking = judge.client.lacking
+
+
+def _has_gold(job: RateJob, judge: Judge) -> bool:
+    with open_store(job.folder.path) as store:
+        return has_gold(store.connection, judge.name, job.run_id)
 
 
 def _rate_gold(job: RateJob, judge: Judge, rated: Asked) -> None:
@@ -128,13 +136,9 @@ def _rate(step: RateStep, job: RateJob, store: Store, judge: Judge, rated: Asked
     if step.is_score:
         rated.labels += whole.labels
     else:
-        rated.notes.append(f"{whole.labels.total():,} {step.unit}")
-    if whole.n_windows_at_most:
-        share = 1 - whole.n_windows / whole.n_windows_at_most
-        rated.notes.append(
-            f"{whole.n_windows:,} windows simulated instead of {whole.n_windows_at_most:,}: "
-            f"looking early saved {100 * share:.0f}%"
-        )
+        rated.steps[step.unit] += whole.labels.total()
+    rated.n_windows += whole.n_windows
+    rated.n_windows_at_most += whole.n_windows_at_most
     if work.stopped:
         rated.stopped = work.stopped[0]
 
@@ -173,18 +177,15 @@ def _ask(
     if judge.client is None:
         return _nobody_asks
     prices = job.settings.chat.known_prices()
-    budget = None
-    if job.budget_usd is not None:
-        spent = usd_spent(store.connection) + usd_under_way(batches_under_way(store.connection))
-        budget = Budget(job.budget_usd, [judge.model], prices, spent)
     journal = stack.enter_context(Journal(job.folder.journal))
     recorded = RecordedClient(
         client=judge.client,
         known=KnownCalls(store, job.folder.journal, job.retry_failed),
         journal=journal,
         records=CallRecords(prices, purpose, kept_logprobs=judge.kept_logprobs),
-        budget=budget,
+        budget=job.spending.budget(store.connection, judge.model, prices),
         tally=rated.tally,
+        allowance=job.spending.allowance,
     )
     return recorded.ask
 

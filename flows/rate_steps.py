@@ -41,14 +41,22 @@ def purpose_of(job: RateJob) -> str:
 
 
 def compare_rivals(store: Store, job: RateJob) -> RateStep:
-    """On `select`, the labels of features that have several."""
-    missing = rivals_to_select_from(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+    """On `select`, the labels of features that have several, or of all."""
+    missing = rivals_to_select_from(
+        store.connection,
+        job.simulator,
+        sorted(EMBEDDED_EXPLAINERS),
+        at_least=1 if job.compares_all else 2,
+        again=job.again,
+    )
     return RateStep("select", missing, "labels compared on `select`", purpose_of(job), _simulate)
 
 
 def score_the_best(store: Store, job: RateJob) -> RateStep:
     """On `score`, of each explainer's candidates the best."""
-    missing = chosen_to_score(store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS))
+    missing = chosen_to_score(
+        store.connection, job.simulator, sorted(EMBEDDED_EXPLAINERS), again=job.again
+    )
     return RateStep("score", missing, "labels", purpose_of(job), _simulate, is_score=True)
 
 
@@ -108,6 +116,7 @@ def ask_second_opinion(opinion: SecondOpinion, store: Store, job: RateJob) -> Ra
             sorted(EMBEDDED_EXPLAINERS),
             opinion,
             job.settings.judge_name("chat"),
+            again=job.again,
         )
     return opinion_step(opinion, missing)
 

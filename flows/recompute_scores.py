@@ -46,6 +46,7 @@ from .rate_job import RateJob
 from .recompute_opinions import recompute_opinions
 from .recorded_runs import recorded_run
 from .reports import StageReport
+from .spending import Spending
 
 NOT_KEPT = "scored by a version that kept no predictions on silent windows: left as they are"
 
@@ -213,7 +214,7 @@ def _job(config: Config, folder: RunFolder, progress: Progress, run_id: str) -> 
         folder=folder,
         progress=progress,
         run_id=run_id,
-        budget_usd=None,
+        spending=Spending(),
         retry_failed=False,
         absorb=partial(_absorb, folder),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
 import duckdb
 
@@ -14,16 +15,34 @@ from ..store.database import open_work, publish
 from ..store.errors import StoreError
 from ..store.run_folder import RunFolder
 from ..store.runs import begin_run, end_run
+from .ask_job import Asked
 from .config import Config
 from .reports import RunReport, StageReport
+from .spending import Spending, begin_spending
 
 
 @dataclass(slots=True)
 class RecordedRun:
-    """A run under way and what it has done so far."""
+    """A run under way, what it may spend, and what it has done so far.
+
+    Attributes:
+        asked, rated: what came of asking models for labels and for ratings, in all rounds.
+    """
 
     run_id: str
+    spending: Spending = field(default_factory=Spending)
+    asked: Asked = field(default_factory=Asked)
+    rated: Asked = field(default_factory=Asked)
     stages: list[StageReport] = field(default_factory=list)
+
+    def add(self, stage: StageReport) -> StageReport:
+        """Notes what a stage did; where it went in rounds, what it did in all of them."""
+        for place, before in enumerate(self.stages):
+            if before.stage == stage.stage:
+                self.stages[place] = replace(stage, seconds=before.seconds + stage.seconds)
+                return self.stages[place]
+        self.stages.append(stage)
+        return stage
 
     @property
     def report(self) -> RunReport:
@@ -35,14 +54,26 @@ _under_way: ContextVar[RecordedRun | None] = ContextVar("_under_way", default=No
 
 
 @contextlib.contextmanager
-def recorded_run(command: str, config: Config, folder: RunFolder) -> Iterator[RecordedRun]:
-    """Within the block a run is under way; a stage called by a whole run is part of that one."""
+def recorded_run(
+    command: str, config: Config, folder: RunFolder, budget_usd: Decimal | None = None
+) -> Iterator[RecordedRun]:
+    """Within the block a run is under way; a stage called by a whole run is part of that one.
+
+    Args:
+        command: that was given.
+        config: of the run.
+        folder: of the run.
+        budget_usd: what all invocations together may have cost at its end.
+    """
     outer = _under_way.get()
     if outer is not None:
         yield outer
         return
     with open_work(folder.path) as work:
-        run = RecordedRun(begin_run(work, command, config.model_dump(mode="json"), __version__))
+        run = RecordedRun(
+            begin_run(work, command, config.model_dump(mode="json"), __version__),
+            begin_spending(work, config.budget, budget_usd),
+        )
     token = _under_way.set(run)
     try:
         yield run

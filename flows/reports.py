@@ -25,6 +25,9 @@ class StageReport:
         seconds: how long it took.
         notes: what else a person should know, a sentence each.
         waiting: how many come later, when answers that are under way have come.
+        reasons: of labels that a model was asked for, how many were made for which reason.
+        left: how many features were left for another time.
+        is_spent: what the invocation may spend was spent before all was done.
     """
 
     stage: str
@@ -35,6 +38,9 @@ class StageReport:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     waiting: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    left: int = 0
+    is_spent: bool = False
 
     @property
     def n_failed(self) -> int:
@@ -50,7 +56,10 @@ class StageReport:
             lines.append(f"nothing to do, {self.already_done:,} {self.unit} already there")
         if self.already_done and (self.waiting or self.done or self.failures):
             lines.append(f"{self.already_done:,} {self.unit} were there already")
+        lines += [f"{n:,} written for the reason “{why}”" for why, n in self.reasons.items() if n]
         lines += [f"{count:,} failed: {reason}" for reason, count in self.failures.items()]
+        if self.is_spent:
+            lines.append("what this invocation may spend is spent; the next one goes on")
         return [f"{self.stage}: {line}" for line in (*lines, *self.notes)]
 
 

@@ -22,7 +22,7 @@ from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
 from ..store.contexts import BackgroundWindows, load_background, read_features
 from ..store.database import Store, open_store, open_work, publish, publish_if_behind
-from ..store.errors import StoreError
+from ..store.errors import AllowanceSpent, StoreError
 from ..store.labels import read_labels
 from ..store.leaks import require_no_leak
 from ..store.parts import remove_unfinished, write_part
@@ -36,7 +36,7 @@ from ..store.scores import (
     unscored_features,
 )
 from ..store.splits import Split
-from .ask_job import Asked, notes_on
+from .ask_job import notes_on
 from .batches import require_collected, run_over_features, side_by_side
 from .config import Config
 from .explain_settings import EMBEDDED_EXPLAINERS
@@ -72,6 +72,7 @@ def score_labels(
     progress: Progress,
     budget_usd: Decimal | None = None,
     retry_failed: bool = False,
+    again: bool = True,
 ) -> StageReport:
     """Scores the labels that a simulator has not scored, and publishes the scores.
 
@@ -81,6 +82,7 @@ def score_labels(
         progress: where it is shown.
         budget_usd: what the calls of the run may cost, with those made before.
         retry_failed: have labels rated again of which windows got no reply.
+        again: have labels rated again of which newer text has overtaken the scores.
 
     Raises:
         EndpointRefuses: the model's endpoint answers no request; what was scored is kept.
@@ -88,14 +90,15 @@ def score_labels(
         StoreError: text that labels are scored on is also text that they may come from.
     """
     started = time.monotonic()
-    with recorded_run("score", config, folder) as run, clear_disk_errors(folder.path):
+    with recorded_run("score", config, folder, budget_usd) as run, clear_disk_errors(folder.path):
         remove_unfinished(folder.parts)
         _absorb(folder)  # what a run that died had finished
         require_collected(folder)
         _require_labels(folder)
         with open_work(folder.path) as work:
             require_no_leak(work)
-        undefined: Counter[str] = Counter()
+        rated = run.rated
+        rated.begin_round()
         if "token_lookup" in config.score.simulators:
             with open_store(folder.path) as store:
                 for explainer in sorted(
@@ -104,9 +107,8 @@ def score_labels(
                     for batch in _score_with(
                         explainer, config, folder, progress, store, run.run_id
                     ):
-                        undefined += batch
+                        rated.labels += batch
             _absorb(folder)
-        rated = Asked()
         if retry_failed:
             names = {config.score.judge_name(kind) for kind in ("chat", *config.score.judges)}
             with open_work(folder.path) as work:
@@ -119,18 +121,19 @@ def score_labels(
                 folder=folder,
                 progress=progress,
                 run_id=run.run_id,
-                budget_usd=budget_usd,
+                spending=run.spending,
                 retry_failed=retry_failed,
                 absorb=partial(_absorb_and_publish, folder),
+                compares_all=config.explain.again.below is not None,
             )
-            rate_labels(job, rated)
+            rate_labels(job, rated, again)
             if rated.stopped is not None:
                 break
-        undefined += rated.labels
+        undefined = rated.labels
         n_scored = undefined.total()
         with open_work(folder.path) as work:
             n_labels = count_scored_labels(work, config.score.simulator_names, _SPLIT)
-        run.stages.append(
+        report = run.add(
             StageReport(
                 stage="score",
                 unit="labels",
@@ -146,11 +149,12 @@ def score_labels(
                     *_unread(config),
                     *notes_on(rated, folder),
                 ),
+                is_spent=isinstance(rated.stopped, AllowanceSpent),
             )
         )
-        if rated.stopped is not None:
+        if rated.stopped is not None and not isinstance(rated.stopped, AllowanceSpent):
             raise rated.stopped
-        return run.stages[-1]
+        return report
 
 
 @task(name="score-labels", cache_policy=NO_CACHE, persist_result=False)

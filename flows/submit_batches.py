@@ -17,8 +17,9 @@ from ..store.database import now, open_work
 from ..store.errors import BudgetSpent
 from ..store.records import RecordedRequest
 from ..store.request_files import read_requests
-from .ask_job import PURPOSE, Asked, AskJob, usd_spent, usd_under_way
+from .ask_job import PURPOSE, Asked, AskJob
 from .batch_steps import submit_recorded
+from .spending import usd_spent, usd_under_way
 
 
 def submit_batches(job: AskJob, client: BatchClient, wanted: Path, asked: Asked) -> None:
@@ -72,10 +73,13 @@ def submit_batches(job: AskJob, client: BatchClient, wanted: Path, asked: Asked)
 def _budget(
     job: AskJob, model: str, records: CallRecords, spent_usd: Decimal, batches: Iterable[Batch]
 ) -> Budget | None:
-    if job.budget_usd is None:
+    spending = job.spending
+    if spending.limit_usd is None:
         return None
     held = usd_under_way([batch for batch in batches if batch.ended_at is None])
-    return Budget(job.budget_usd, [model], records.prices, spent_usd, held)
+    return Budget(
+        spending.limit_usd, [model], records.prices, spent_usd, held, spending.is_allowance
+    )
 
 
 @dataclass(slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from decimal import Decimal, localcontext
 from threading import Lock
 
-from ..store.errors import BudgetSpent, ConfigurationError
+from ..store.errors import AllowanceSpent, BudgetSpent, ConfigurationError
 from .pricing import EXACT, Prices
 
 
@@ -23,6 +24,7 @@ class Budget:
         prices: Prices,
         spent_usd: Decimal = Decimal(0),
         reserved_usd: Decimal = Decimal(0),
+        is_allowance: bool = False,
     ) -> None:
         """A limit for calls to these models.
 
@@ -32,6 +34,7 @@ class Budget:
             prices: what is known of them.
             spent_usd: what counts as spent before the first call.
             reserved_usd: what others that are under way may come to.
+            is_allowance: the limit is that of one invocation, after which another goes on.
 
         Raises:
             ConfigurationError: a model has no price, or the limit is no amount of dollars.
@@ -53,6 +56,7 @@ class Budget:
         self.limit_usd = limit_usd
         self._spent = spent_usd
         self._reserved = reserved_usd
+        self._is_allowance = is_allowance
         self._lock = Lock()
 
     @property
@@ -72,6 +76,11 @@ class Budget:
         """
         with self._lock, localcontext(EXACT):
             if self._spent + most_usd > self.limit_usd:
+                if self._is_allowance:
+                    raise AllowanceSpent(
+                        "What this invocation may spend does not cover the next call.",
+                        found=f"up to ${most_usd:f} for it, ${self.limit_usd - self._spent:f} left",
+                    )
                 raise BudgetSpent(
                     "The budget does not cover the next call.",
                     found=f"${self._spent:f} spent, and up to ${most_usd:f} for this call",
@@ -94,3 +103,42 @@ class Budget:
         with self._lock, localcontext(EXACT):
             self._reserved -= most_usd
             self._spent += most_usd if usd is None else usd
+
+
+class Allowance:
+    """How many calls one invocation may make, and until when; threads may share it."""
+
+    def __init__(self, calls: int | None = None, seconds: float | None = None) -> None:
+        """From now on.
+
+        Args:
+            calls: None for any number.
+            seconds: None for any time.
+        """
+        self._calls = calls
+        self._until = None if seconds is None else time.monotonic() + seconds
+        self._made = 0
+        self._lock = Lock()
+
+    def require_time(self) -> None:
+        """Makes sure that there is time left.
+
+        Raises:
+            AllowanceSpent: there is none.
+        """
+        if self._until is not None and time.monotonic() >= self._until:
+            raise AllowanceSpent("The time that this invocation may take is over.")
+
+    def take_call(self) -> None:
+        """Counts a call that is about to be made.
+
+        Raises:
+            AllowanceSpent: it is one too many, or too late.
+        """
+        self.require_time()
+        with self._lock:
+            if self._calls is not None and self._made >= self._calls:
+                raise AllowanceSpent(
+                    "This invocation may make no further call.", found=f"{self._made:,} made"
+                )
+            self._made += 1

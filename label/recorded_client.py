@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from ..store.errors import EndpointRefuses, NotYetAnswered, RequestGivenUp
+from ..store.errors import AllowanceSpent, EndpointRefuses, NotYetAnswered, RequestGivenUp
 from ..store.journal import Journal
 from ..store.records import Call, RecordedRequest
 from ..store.request_files import RequestFile
-from .budget import Budget
+from .budget import Allowance, Budget
 from .call_records import CallRecords, to_record
 from .chat import ChatClient, ChatRequest
 
@@ -64,6 +64,7 @@ class RecordedClient:
         budget: what they may cost; None for no limit.
         in_batches: hashes of requests that batches are under way with, which are not asked.
         tally: what was asked here.
+        allowance: how many calls may be made, and until when.
     """
 
     client: ChatClient
@@ -73,6 +74,7 @@ class RecordedClient:
     budget: Budget | None = None
     in_batches: Container[str] = frozenset()
     tally: Tally = field(default_factory=Tally)
+    allowance: Allowance = field(default_factory=Allowance)
     _under_way: dict[str, asyncio.Future[Call]] = field(default_factory=dict)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -115,6 +117,11 @@ class RecordedClient:
 
     async def _make(self, request: ChatRequest, recorded: RecordedRequest) -> Call:
         most_usd = await self._reserve(recorded)
+        try:
+            self.allowance.take_call()
+        except AllowanceSpent:
+            self._settle(most_usd, Decimal(0))
+            raise
         usd: Decimal | None = None  # of a call that is broken off nobody knows
         try:
             try:
@@ -132,9 +139,12 @@ class RecordedClient:
             usd = call.usd
             return call
         finally:
-            if self.budget is not None:
-                self.budget.settle(most_usd, usd)
-                self._settled.set()
+            self._settle(most_usd, usd)
+
+    def _settle(self, most_usd: Decimal, usd: Decimal | None) -> None:
+        if self.budget is not None:
+            self.budget.settle(most_usd, usd)
+            self._settled.set()
 
     async def _reserve(self, request: RecordedRequest) -> Decimal:
         if self.budget is None:

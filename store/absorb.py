@@ -107,7 +107,8 @@ def _little_memory(connection: duckdb.DuckDBPyConnection, part: Part) -> Iterato
 def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: str) -> int:
     """Absorbs the finished parts of a stage that gives results, all in one transaction.
 
-    A row that is there already stays as it is; those of `rescore` take its place.
+    A row that is there already stays as it is; those of `rescore` take its place, and so do new
+    scores that of one that text has overtaken.
 
     Returns:
         How many parts were absorbed; they are then removed.
@@ -119,9 +120,10 @@ def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: st
         with transaction(connection):
             for table, key in _RESULT_TABLES[stage].items():
                 files = [str(part.file(table)) for part in new]
-                if stage == "rescore":
+                if table == "scores":
+                    which = "true" if stage == "rescore" else "stale_since IS NOT NULL"
                     connection.execute(
-                        f"DELETE FROM {table} WHERE ({key}) IN "
+                        f"DELETE FROM {table} WHERE {which} AND ({key}) IN "
                         f"(SELECT ({key}) FROM read_parquet(?))",
                         [files],
                     )
@@ -135,9 +137,23 @@ def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: st
                 )
             for part in new:
                 _record_part(connection, part)
+            _note_checked(connection, new)
     for part in found:
         shutil.rmtree(part.folder)
     return len(new)
+
+
+def _note_checked(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> None:
+    """Notes up to which text labels that were there have been looked at."""
+    files = [str(part.file("checked")) for part in parts if part.file("checked").exists()]
+    if files:
+        connection.execute(
+            """
+            UPDATE labels SET text_state = checked.text_state FROM read_parquet(?) checked
+            WHERE labels.label_id = checked.label_id
+            """,
+            [files],
+        )
 
 
 _SCORE_KEY = "label_id, scorer, simulator, metric, split"

@@ -100,6 +100,10 @@ class BudgetSpent(ScopenoteError):
     """The next call to a model might cost more than the budget has left."""
 
 
+class AllowanceSpent(BudgetSpent):
+    """What this invocation may spend is spent; that is how it was meant to end."""
+
+
 class NotYetAnswered(ScopenoteError):
     """A request waits for its answer in a batch, or to be sent in one: its label comes later."""
 

@@ -179,6 +179,14 @@ def gold_table(scores: Iterable[GoldScore], run_id: str, scored_at: datetime) ->
     return pa.Table.from_pylist(rows, schema)
 
 
+def has_gold(connection: duckdb.DuckDBPyConnection, simulator: str, run_id: str) -> bool:
+    """Whether a judge has rated the gold items in this run already."""
+    found = connection.execute(
+        "SELECT 1 FROM gold_scores WHERE simulator = ? AND run_id = ? LIMIT 1", [simulator, run_id]
+    )
+    return bool(found.fetchall())
+
+
 def n_gold_runs(connection: duckdb.DuckDBPyConnection, simulator: str) -> int:
     """How many runs have asked a judge: the draw of the next, so that it is really asked again."""
     return len({row["run_id"] for row in _read(connection) if row["simulator"] == simulator})

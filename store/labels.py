@@ -1,4 +1,4 @@
-"""Labels as parts, and which features still need one."""
+"""Labels as parts, and read back. Which features still need one is said in `wanted_labels`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,31 @@ _LABELS = pa.schema(
         "n_dropped_contexts": pa.int32(),
         "created_at": pa.timestamp("us", tz="UTC"),
         "run_id": pa.string(),
+        "generation": pa.int32(),
+        "why": pa.string(),
+        "text_state": pa.string(),
     }
 )
+_CHECKED = pa.schema({"label_id": pa.string(), "text_state": pa.string()})
 _LABEL_CONTEXTS = pa.schema({"label_id": pa.string(), "window_id": pa.uint64()})
 
 
-def label_tables(labels: Iterable[Label], run_id: str, created_at: datetime) -> dict[str, pa.Table]:
-    """The tables of a part that holds these labels."""
+def label_tables(
+    labels: Iterable[Label],
+    run_id: str,
+    created_at: datetime,
+    text_state: str | None = None,
+    checked: Iterable[str] = (),
+) -> dict[str, pa.Table]:
+    """The tables of a part that holds these labels.
+
+    Args:
+        labels: new ones.
+        run_id: of the run that made them.
+        created_at: when.
+        text_state: the text that they were made from, as `wanted_labels.text_state` has it.
+        checked: ids of labels that are there, and that this text would not change.
+    """
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
     for label in labels:
@@ -51,12 +69,16 @@ def label_tables(labels: Iterable[Label], run_id: str, created_at: datetime) -> 
                 "feature": label.feature_id.feature,
                 "created_at": created_at,
                 "run_id": run_id,
+                "text_state": text_state,
             }
         )
         shown += [{"label_id": label_id, "window_id": window} for window in label.window_ids]
     return {
         "labels": pa.Table.from_pylist(rows, _LABELS),
         "label_contexts": pa.Table.from_pylist(shown, _LABEL_CONTEXTS),
+        "checked": pa.Table.from_pylist(
+            [{"label_id": label_id, "text_state": text_state} for label_id in checked], _CHECKED
+        ),
     }
 
 
@@ -110,71 +132,6 @@ def find_label(connection: duckdb.DuckDBPyConnection, label_id: str) -> Label:
             expected="one",
         )
     return _read_labels(connection, "label_id = $id", {"id": rows[0][0]})[0]
-
-
-def unlabelled_features(
-    connection: duckdb.DuckDBPyConnection,
-    explainer: str,
-    prompt_version: str,
-    model: str | None = None,
-    n_draws: int = 1,
-) -> dict[str, list[int]]:
-    """Per SAE, the features that this version of the explainer has not seen so many times.
-
-    Args:
-        connection: to any state of the run.
-        explainer: its name.
-        prompt_version: of its prompts.
-        model: which it asks, where it asks one.
-        n_draws: how often each feature is to be labelled.
-    """
-    rows = connection.sql(
-        """
-        SELECT f.sae_id, f.feature FROM features f ANTI JOIN (
-            SELECT sae_id, feature FROM labels
-            WHERE explainer = $explainer AND prompt_version = $version
-                AND model IS NOT DISTINCT FROM $model AND draw < $draws
-            GROUP BY sae_id, feature HAVING count(DISTINCT draw) >= $draws
-        ) USING (sae_id, feature)
-        ORDER BY ALL
-        """,
-        params={
-            "explainer": explainer,
-            "version": prompt_version,
-            "model": model,
-            "draws": n_draws,
-        },
-    ).fetchall()
-    missing: dict[str, list[int]] = {}
-    for sae_id, feature in rows:
-        missing.setdefault(sae_id, []).append(feature)
-    return missing
-
-
-def draws_made(
-    connection: duckdb.DuckDBPyConnection,
-    sae_id: str,
-    features: Sequence[int],
-    explainer: str,
-    prompt_version: str,
-    model: str | None,
-) -> set[tuple[int, int]]:
-    """Which draws of which of these features an explainer has made, as (feature, draw)."""
-    rows = connection.execute(
-        """
-        SELECT feature, draw FROM labels
-        WHERE sae_id = $sae AND feature IN (SELECT unnest($features)) AND explainer = $explainer
-            AND prompt_version = $version AND model IS NOT DISTINCT FROM $model
-        """,
-        {
-            "sae": sae_id,
-            "features": list(features),
-            "explainer": explainer,
-            "version": prompt_version,
-            "model": model,
-        },
-    ).fetchall()
-    return set(rows)
 
 
 def drawn_features(connection: duckdb.DuckDBPyConnection, n: int) -> set[tuple[str, int]]:
@@ -252,4 +209,6 @@ def _label(row: dict[str, Any]) -> Label:
         status=row["status"],
         reason=row["reason"],
         n_dropped_contexts=row["n_dropped_contexts"],
+        generation=row["generation"] or 0,
+        why=row["why"],
     )

@@ -149,6 +149,8 @@ class Label:
         window_ids: the windows it was written from, in the order in which they were shown.
         n_dropped_contexts: how many more would have been shown if the model took longer prompts;
             None where no model was asked.
+        generation: how often the feature had been labelled before on contexts that have changed.
+        why: it was made; None where it is the only one there could be.
     """
 
     feature_id: FeatureId
@@ -165,6 +167,8 @@ class Label:
     status: Status = "done"
     reason: str | None = None
     n_dropped_contexts: int | None = None
+    generation: int = 0
+    why: str | None = None
 
     @property
     def label_id(self) -> str:

@@ -183,6 +183,65 @@ MIGRATIONS: tuple[Migration, ...] = (
         );
         """,
     ),
+    Migration(
+        "what was labelled again and why, and scores that newer text has overtaken",
+        """
+        DROP VIEW current_labels;
+        -- One more each time the feature is labelled again because its contexts had changed.
+        ALTER TABLE labels ADD COLUMN generation INTEGER DEFAULT 0;
+        ALTER TABLE labels ADD COLUMN why VARCHAR;        -- why it was made: store/wanted_labels.py
+        -- Up to which text its contexts are what would be shown (a value of meta.merged_part);
+        -- NULL where that was not recorded.
+        ALTER TABLE labels ADD COLUMN text_state VARCHAR;
+        -- Since when windows that it was taken on are no longer kept; NULL while all are.
+        ALTER TABLE scores ADD COLUMN stale_since TIMESTAMPTZ;
+
+        -- As it was, but of labels that nothing else tells apart the one of the newest contexts.
+        CREATE VIEW current_labels AS
+        WITH headline AS (
+            SELECT * FROM scores WHERE scorer = 'simulation' AND metric = 'correlation'
+        ),
+        chosen AS (
+            SELECT
+                l.*,
+                row_number() OVER (
+                    PARTITION BY l.sae_id, l.feature
+                    ORDER BY
+                        (l.source = 'human') DESC,
+                        CASE WHEN l.source = 'human' THEN l.created_at END DESC NULLS LAST,
+                        s.value DESC NULLS LAST,
+                        l.explainer,
+                        l.generation DESC,
+                        l.label_id
+                ) AS place
+            FROM labels l
+            LEFT JOIN (
+                SELECT label_id, max(value) AS value FROM headline
+                WHERE split = 'select' GROUP BY ALL
+            ) s USING (label_id)
+            WHERE l.status = 'done'
+        )
+        SELECT
+            c.* EXCLUDE (place),
+            h.simulator,
+            h.value AS score,
+            h.reason AS score_reason,
+            h.ci_low,
+            h.ci_high,
+            h.null_value,
+            h.lift,
+            h.lift_ci_low,
+            h.lift_ci_high,
+            h.lift_reason,
+            h.stale_since AS score_stale_since
+        FROM chosen c
+        LEFT JOIN (
+            SELECT * FROM headline WHERE split = 'score'
+            QUALIFY row_number() OVER (PARTITION BY label_id ORDER BY simulator) = 1
+        ) h USING (label_id)
+        WHERE place = 1;
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -54,13 +54,18 @@ def score_tables(
 def unscored_features(
     connection: duckdb.DuckDBPyConnection, explainer: str, simulator: str, split: str
 ) -> dict[str, list[int]]:
-    """Per SAE, the features with a label of this explainer that the simulator has not scored."""
+    """Per SAE, the features of which the simulator has not scored this explainer's newest label."""
     rows = connection.sql(
         """
-        SELECT DISTINCT l.sae_id, l.feature FROM labels l ANTI JOIN (
-            SELECT label_id FROM scores WHERE simulator = $simulator AND split = $split
+        SELECT DISTINCT sae_id, feature FROM (
+            SELECT * FROM labels WHERE explainer = $explainer
+            QUALIFY generation = max(generation) OVER (
+                PARTITION BY sae_id, feature, prompt_version, model)
+        ) ANTI JOIN (
+            SELECT label_id FROM scores
+            WHERE simulator = $simulator AND split = $split AND stale_since IS NULL
         ) USING (label_id)
-        WHERE l.explainer = $explainer ORDER BY ALL
+        ORDER BY ALL
         """,
         params={"explainer": explainer, "simulator": simulator, "split": split},
     ).fetchall()
@@ -71,7 +76,11 @@ def unscored_features(
 
 
 def rivals_to_select_from(
-    connection: duckdb.DuckDBPyConnection, simulator: str, without: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    simulator: str,
+    without: Sequence[str],
+    at_least: int = 2,
+    again: bool = False,
 ) -> dict[str, list[tuple[int, str]]]:
     """The labels that a simulator must still score on `select` before one of them is chosen.
 
@@ -79,22 +88,30 @@ def rivals_to_select_from(
         connection: to any state of the run.
         simulator: what its scores are stored under.
         without: explainers whose labels it does not judge.
+        at_least: only features with so many labels.
+        again: those too whose scores newer text has overtaken.
 
     Returns:
-        Per SAE, feature and label id; only of features with several labels.
+        Per SAE, feature and label id.
     """
     rows = connection.sql(
         """
         SELECT sae_id, feature, label_id FROM (
             SELECT * FROM labels
             WHERE status = 'done' AND explainer NOT IN (SELECT unnest($without))
-            QUALIFY count(*) OVER (PARTITION BY sae_id, feature) > 1
+            QUALIFY count(*) OVER (PARTITION BY sae_id, feature) >= $at_least
         ) ANTI JOIN (
             SELECT label_id FROM scores WHERE simulator = $simulator AND split = 'select'
+                AND NOT ($again AND stale_since IS NOT NULL)
         ) USING (label_id)
         ORDER BY ALL
         """,
-        params={"simulator": simulator, "without": list(without)},
+        params={
+            "simulator": simulator,
+            "without": list(without),
+            "at_least": at_least,
+            "again": again,
+        },
     ).fetchall()
     return _by_sae(rows)
 
@@ -105,6 +122,7 @@ def chosen_to_score(
     without: Sequence[str],
     scorer: str = "simulation",
     asked_as: str | None = None,
+    again: bool = False,
 ) -> dict[str, list[tuple[int, str]]]:
     """The labels that a simulator has still to score on `score`: of candidates the chosen one.
 
@@ -118,6 +136,7 @@ def chosen_to_score(
         without: explainers whose labels it does not judge.
         scorer: whose scores are missing.
         asked_as: what those are stored under, if not under the simulator's name.
+        again: labels count too whose scores newer text has overtaken.
 
     Returns:
         Per SAE, feature and label id.
@@ -133,11 +152,13 @@ def chosen_to_score(
             WHERE l.explainer NOT IN (SELECT unnest($without))
             QUALIFY row_number() OVER (
                 PARTITION BY l.sae_id, l.feature, l.explainer, l.prompt_version, l.model, l.author
-                ORDER BY (l.status = 'done') DESC, s.value DESC NULLS LAST, l.label_id
+                ORDER BY (l.status = 'done') DESC, s.value DESC NULLS LAST, l.generation DESC,
+                    l.label_id
             ) = 1
         ) ANTI JOIN (
             SELECT label_id FROM scores
             WHERE simulator = $asked_as AND split = 'score' AND scorer = $scorer
+                AND NOT ($again AND stale_since IS NOT NULL)
         ) USING (label_id)
         ORDER BY ALL
         """,
@@ -146,6 +167,7 @@ def chosen_to_score(
             "without": list(without),
             "scorer": scorer,
             "asked_as": asked_as or simulator,
+            "again": again,
         },
     ).fetchall()
     return _by_sae(rows)

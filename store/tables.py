@@ -15,6 +15,7 @@ from .background_table import PoolIds, insert_background
 from .merging import per_split
 from .parts import Part
 from .splits import SPLITS
+from .stale_scores import mark_stale, note_windows
 
 
 def _split_name(column: str) -> str:
@@ -70,6 +71,7 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
         DELETE FROM neighbours WHERE kind = 'cofiring';
         """
     )
+    note_windows(connection)
     for table in ("saes", "features", "feature_splits", "windows", "contexts"):
         connection.execute(f"DELETE FROM {table}")
     connection.execute("DROP TABLE background; ALTER TABLE next_background RENAME TO background")
@@ -85,6 +87,7 @@ def build_tables(connection: duckdb.DuckDBPyConnection, merged: Part) -> None:
         FROM shown_before ANTI JOIN windows USING (window_id)
         """
     )
+    mark_stale(connection)
     for number in range(len(saes)):
         connection.execute(f"DROP TABLE kept_{number}")
     connection.execute("DROP TABLE banned; DROP TABLE pool_windows")

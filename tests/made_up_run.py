@@ -34,7 +34,10 @@ def make_database(path: Path | str = ":memory:") -> duckdb.DuckDBPyConnection:
         # One statement a table: row by row this takes ten seconds.
         places = ", ".join(["(" + ", ".join("?" * len(of_table[0])) + ")"] * len(of_table))
         values = [value for row in of_table for value in row]
-        connection.execute(f"INSERT INTO {table} VALUES {places}", values)
+        # The first columns: later migrations add some at the end.
+        columns = [each[0] for each in connection.execute(f"DESCRIBE {table}").fetchall()]
+        named = ", ".join(columns[: len(of_table[0])])
+        connection.execute(f"INSERT INTO {table} ({named}) VALUES {places}", values)
     return connection
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from scopenote.flows.estimate import ASSUMED_REPLY_TOKENS, estimate_labels, render_estimate
 from scopenote.flows.explain_settings import ChatSection, ExplainSection
-from scopenote.flows.feature_prompts import PromptSource, features_to_ask_about
+from scopenote.flows.feature_prompts import PromptSource
+from scopenote.flows.label_plan import plan_labels
 from scopenote.flows.score_settings import JudgeSection, ScoreSection
 from scopenote.label.prompted import PROMPTED
 from scopenote.label.prompts import RenderedPrompt
@@ -63,13 +64,12 @@ def test_features_that_need_no_call_cost_nothing(store: Store) -> None:
 
 
 def test_few_features_are_drawn_from_all_that_are_active_always_the_same(store: Store) -> None:
-    asked = features_to_ask_about(
-        store, PROMPTED["highlighted"], settings("highlighted", features=9)
-    )
-    chosen = {(sae_id, feature) for sae_id, features in asked.items() for feature in features}
+    few = settings("highlighted", features=9)
+    plan = plan_labels(store, few, lambda: PromptSource.of(store))
+    chosen = {(each.sae_id, each.feature) for each in plan.wanted}
     assert chosen == drawn_features(store.connection, 9)
     assert len(chosen) == 9
-    assert len(asked) == 2
+    assert len({sae_id for sae_id, _ in chosen}) == 2
     assert chosen < drawn_features(store.connection, 20)
     assert NEVER_ACTIVE not in {feature for _, feature in drawn_features(store.connection, 999)}
 
