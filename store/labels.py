@@ -85,7 +85,7 @@ def label_tables(
 def read_labels(
     connection: duckdb.DuckDBPyConnection, sae_id: str, features: range, explainer: str
 ) -> list[Label]:
-    """The labels that an explainer proposed for consecutive features, failures included."""
+    """An explainer's newest labels for consecutive features, failures included."""
     return _read_labels(
         connection,
         "sae_id = $sae AND feature BETWEEN $first AND $last AND explainer = $explainer",
@@ -95,6 +95,7 @@ def read_labels(
             "last": features.stop - 1,
             "explainer": explainer,
         },
+        "QUALIFY generation = max(generation) OVER (PARTITION BY feature, prompt_version, model)",
     )
 
 
@@ -178,13 +179,16 @@ def count_labels(connection: duckdb.DuckDBPyConnection, explainers: Sequence[str
 
 
 def _read_labels(
-    connection: duckdb.DuckDBPyConnection, condition: str, parameters: dict[str, Any]
+    connection: duckdb.DuckDBPyConnection,
+    condition: str,
+    parameters: dict[str, Any],
+    which: str = "",
 ) -> list[Label]:
     rows = connection.sql(
         f"""
         SELECT l.*, list_sort(list(c.window_id) FILTER (c.window_id IS NOT NULL)) AS window_ids
-        FROM labels l LEFT JOIN label_contexts c USING (label_id)
-        WHERE {condition}
+        FROM (SELECT * FROM labels WHERE {condition} {which}) l
+            LEFT JOIN label_contexts c USING (label_id)
         GROUP BY ALL ORDER BY feature, draw, label_id
         """,
         params=parameters,

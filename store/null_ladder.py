@@ -48,8 +48,14 @@ def read_null_ladder(connection: duckdb.DuckDBPyConnection) -> tuple[LadderRow, 
         """
         WITH headlines AS (
             SELECT l.explainer, s.simulator, s.scorer, s.value, s.null_value
-            FROM scores s JOIN labels l USING (label_id)
+            FROM scores s JOIN (
+                SELECT *, generation < max(generation) OVER (
+                    PARTITION BY sae_id, feature, explainer, prompt_version, model) AS is_old
+                FROM labels
+            ) l USING (label_id)
             WHERE s.metric = 'correlation' AND s.split = 'score'
+                -- Nobody will score them again: newer labels have taken their place.
+                AND NOT (is_old AND s.stale_since IS NOT NULL)
         ),
         high AS (
             SELECT explainer, simulator, quantile_cont(value, 0.95) AS bound FROM headlines

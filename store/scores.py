@@ -176,11 +176,14 @@ def chosen_to_score(
 def labels_to_shuffle(
     connection: duckdb.DuckDBPyConnection, explainer: str, n: int
 ) -> frozenset[str]:
-    """So many of an explainer's labels, drawn by their ids."""
+    """So many of an explainer's newest labels, drawn by their ids."""
     rows = connection.execute(
         """
-        SELECT label_id FROM labels WHERE explainer = $explainer AND status = 'done'
-        ORDER BY md5(label_id) LIMIT $n
+        SELECT label_id FROM (
+            SELECT * FROM labels WHERE explainer = $explainer
+            QUALIFY generation = max(generation) OVER (
+                PARTITION BY sae_id, feature, prompt_version, model)
+        ) WHERE status = 'done' ORDER BY md5(label_id) LIMIT $n
         """,
         {"explainer": explainer, "n": n},
     ).fetchall()

@@ -243,11 +243,14 @@ def read_extremes(connection: duckdb.DuckDBPyConnection, n: int = 5) -> ExtremeL
 
 
 def read_model_labels(connection: duckdb.DuckDBPyConnection, n: int = 8) -> tuple[ModelLabel, ...]:
-    """Some labels that models wrote, drawn by their ids: always the same."""
+    """Some labels that models wrote, one a feature, drawn by their ids: always the same."""
     rows = connection.execute(
         """
-        SELECT sae_id, feature, text, model FROM labels
-        WHERE status = 'done' AND model IS NOT NULL ORDER BY md5(label_id) LIMIT $n
+        SELECT sae_id, feature, text, model FROM (
+            SELECT * FROM labels WHERE status = 'done' AND model IS NOT NULL
+            QUALIFY row_number() OVER (
+                PARTITION BY sae_id, feature ORDER BY generation DESC, md5(label_id)) = 1
+        ) ORDER BY md5(label_id) LIMIT $n
         """,
         {"n": n},
     ).fetchall()

@@ -74,13 +74,15 @@ def test_every_make_target_shown_exists() -> None:
 
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
-    block, asking, local, judged = blocks("toml")
+    block, asking, local, again, judged = blocks("toml")
     file = tmp_path / "gemma.toml"
     file.write_text(block)
     assert load_config(file).explain.prompted == ()
     file.write_text(block + asking.partition("[explain.chat]")[0] + local)
     assert load_config(file).explain.chat.local
-    file.write_text(block + judged)
+    file.write_text(block + again + judged)
+    assert load_config(file).budget.usd == 1
+    assert load_config(file).explain.again.below == 0.3
     assert load_config(file).score.simulator_names == ("token_lookup", "chat/gpt-4o-mini")
     file.write_text(block + asking)
     config = load_config(file)

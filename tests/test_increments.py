@@ -1,0 +1,150 @@
+"""Given again, a command does what has become necessary since, and spends what it may."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .asking_runs import KEY, command, rows
+from .fake_openai import FakeOpenAI, serve
+from .pipeline_runs import docstrings
+from .rating_runs import write_and_rate
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+SPENT = "what this invocation may spend is spent; the next one goes on"
+
+
+def corpus(folder: Path, n: int) -> None:
+    texts = [text for text, _ in zip(docstrings(), range(n), strict=False)]
+    (folder / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+
+def configure(folder: Path, fake: FakeOpenAI, budget: str = "", **again: Any) -> Path:
+    """Six features of one SAE, by a model that also judges."""
+    saes = Path(str(importlib.resources.files("scopenote.extract.toy").joinpath("saes")))
+    settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in again.items())
+    chat = f'model = "gpt-4o-mini"\nbase_url = {json.dumps(fake.base_url)}\n'
+    config = folder / "small.toml"
+    config.write_text(
+        f"""
+        [model]
+        name = "toy"
+        [saes]
+        paths = {json.dumps([str(next((saes / "res").rglob("params.npz")))])}
+        [corpus]
+        path = "corpus.jsonl"
+        [collect]
+        neighbours = false
+        logit_effects = false
+        [explain]
+        explainers = ["token_lookup", "highlighted"]
+        features = 6
+        [explain.again]
+        {settings}
+        [explain.chat]
+        {chat}
+        [score]
+        simulators = ["token_lookup", "chat"]
+        resamples = 100
+        [score.chat]
+        {chat}
+        active_windows = 5
+        silent_windows = 5
+        shuffled_labels = 0
+        gold = false
+        {budget}
+        """
+    )
+    return config
+
+
+def test_newer_text_has_labels_made_and_scored_again_where_it_changes_them(tmp_path: Path) -> None:
+    corpus(tmp_path, 300)
+    with serve(write_and_rate, keeps_requests=False) as fake:
+        config, run = configure(tmp_path, fake), tmp_path / "run"
+        first = command("run", config, "--out", run, key=KEY)
+        assert first.returncode == 0, first.stderr
+        assert "features to ask a model about: 6 have no label\n" in first.stderr
+        before = rows(run, "SELECT label_id FROM labels WHERE explainer = 'highlighted'")
+        assert len(before) == 6
+        asked_once = fake.n_asked
+
+        corpus(tmp_path, 420)
+        second = command("run", config, "--out", run, key=KEY)
+        assert second.returncode == 0, second.stderr
+        made = rows(
+            run,
+            """
+            SELECT generation, why, count(*) FROM labels WHERE explainer = 'highlighted'
+            GROUP BY ALL ORDER BY ALL
+            """,
+        )
+        n_changed = made[-1][2]
+        assert made == [(0, "no label", 6), (1, "other contexts", n_changed)]
+        assert f"{n_changed:,} have other contexts since they were labelled\n" in second.stderr
+        assert f"{n_changed:,} written for the reason “other contexts”" in second.stderr
+        assert fake.n_asked > asked_once
+
+        # No label in force has a score that the text has overtaken, and none a newer sibling that
+        # nothing but its contexts tells from it.
+        in_force = "SELECT count(*) FROM current_labels WHERE "
+        assert rows(run, in_force + "score_stale_since IS NOT NULL") == [(0,)]
+        assert rows(run, in_force + "explainer = 'token_lookup' AND score IS NOT NULL") > [(900,)]
+        superseded = """
+            explainer = 'token_lookup' AND (feature, generation + 1) IN
+                (SELECT (feature, generation) FROM labels WHERE explainer = 'token_lookup')
+        """
+        assert rows(run, in_force + superseded) == [(0,)]
+
+        asked_twice = fake.n_asked
+        third = command("run", config, "--out", run, key=KEY)
+        assert third.returncode == 0, third.stderr
+        assert fake.n_asked == asked_twice
+        assert "explain: nothing to do" in third.stderr
+        assert "score: nothing to do" in third.stderr
+
+
+def test_low_labels_get_another_candidate_a_run_until_there_are_enough(tmp_path: Path) -> None:
+    corpus(tmp_path, 200)
+    with serve(write_and_rate, keeps_requests=False) as fake:
+        config, run = configure(tmp_path, fake, below=0.99, candidates=2), tmp_path / "run"
+        counts = []
+        for _ in range(3):
+            finished = command("run", config, "--out", run, key=KEY)
+            assert finished.returncode == 0, finished.stderr
+            counts.append(rows(run, "SELECT count(*) FROM labels WHERE explainer = 'highlighted'"))
+        assert counts[0] == [(6,)]
+        assert counts[1] == counts[2]
+        assert 6 < counts[1][0][0] <= 12
+        assert rows(run, "SELECT DISTINCT why FROM labels WHERE draw = 1") == [("low score",)]
+
+
+@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.long), 32])
+def test_each_invocation_spends_at_most_its_budget_until_all_is_done(
+    tmp_path: Path, concurrency: int
+) -> None:
+    corpus(tmp_path, 200)
+    with serve(write_and_rate, keeps_requests=False) as fake:
+        config, run = configure(tmp_path, fake, "[budget]\ncalls = 40\n"), tmp_path / "run"
+        config.write_text(
+            config.read_text().replace("silent_", f"concurrency = {concurrency}\nsilent_")
+        )
+        n_asked = [0]
+        while len(n_asked) < 6:
+            finished = command("run", config, "--out", run, key=KEY)
+            assert finished.returncode == 0, finished.stderr
+            n_asked.append(fake.n_asked)
+            if SPENT not in finished.stderr:
+                break
+        spent = [after - before for before, after in pairwise(n_asked)]
+        assert spent[0] == 40
+        assert len(spent) == 2
+        assert 0 < spent[1] <= 40
+        assert rows(run, "SELECT count(*) FROM calls") == [(sum(spent),)]
+        scored = "SELECT count(DISTINCT label_id) FROM scores WHERE simulator LIKE 'chat/%'"
+        assert rows(run, scored) == [(6,)]
