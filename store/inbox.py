@@ -20,11 +20,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from .errors import StoreError
 from .run_folder import clear_disk_errors
+
+if TYPE_CHECKING:
+    from .records import Label, LabelStatus
 
 _FORMAT = 1
 _NAME = re.compile(r"\d{8}T\d{12}Z-([0-9a-f]{16})\.json")
@@ -47,6 +50,31 @@ class WrittenLabel:
     status: str
     reason: str | None
     created_at: datetime
+
+    @classmethod
+    def of(
+        cls,
+        label: Label,
+        created_at: datetime,
+        status: LabelStatus = "done",
+        reason: str | None = None,
+    ) -> WrittenLabel:
+        """A label as it is written at this time."""
+        return cls(
+            label_id=label.label_id,
+            sae_id=label.feature_id.sae_id,
+            feature=label.feature_id.feature,
+            text=label.text,
+            explanation=label.explanation,
+            explainer=label.explainer,
+            prompt_version=label.prompt_version,
+            draw=label.draw,
+            source=label.source,
+            author=label.author,
+            status=status,
+            reason=reason,
+            created_at=created_at,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,17 @@ def read_labels_by_id(
     return _read_labels(connection, "label_id IN (SELECT unnest($ids))", {"ids": list(label_ids)})
 
 
+def read_human_labels(
+    connection: duckdb.DuckDBPyConnection, feature_id: FeatureId
+) -> list[Label]:
+    """The labels that people wrote for a feature, those they took back included."""
+    return _read_labels(
+        connection,
+        "sae_id = $sae AND feature = $feature AND source = 'human'",
+        {"sae": feature_id.sae_id, "feature": feature_id.feature},
+    )
+
+
 def find_label(connection: duckdb.DuckDBPyConnection, label_id: str) -> Label:
     """A label by its id, or by how that begins.
 
