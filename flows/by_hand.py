@@ -7,6 +7,7 @@ next, takes it into the tables.
 from __future__ import annotations
 
 import getpass
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import duckdb
@@ -21,7 +22,7 @@ from ..store.database import now
 from ..store.errors import UserMistake
 from ..store.feature_page import find_feature
 from ..store.inbox import Vote, WrittenLabel, write_to_inbox
-from ..store.labels import find_label, read_human_labels
+from ..store.labels import find_label_id, read_human_labels
 from ..store.records import FeatureId, Label
 from ..store.run_folder import RunFolder
 from .working import published
@@ -97,7 +98,7 @@ def withdraw_labels(folder: RunFolder, feature: str, author: str | None = None) 
         ]
         written_at = _after_all_labels(store.connection, feature_id)
     own = [
-        WrittenLabel.of(each, written_at, status="withdrawn", reason=WITHDRAWN)
+        replace(each, status="withdrawn", reason=WITHDRAWN, created_at=written_at)
         for each in standing
         if each.author == who
     ]
@@ -114,8 +115,8 @@ def withdraw_labels(folder: RunFolder, feature: str, author: str | None = None) 
     return feature_id
 
 
-def cast_vote(folder: RunFolder, label_id: str, vote: int, author: str | None = None) -> Label:
-    """Votes on a label: the latest of an author's votes on it counts.
+def cast_vote(folder: RunFolder, label_id: str, vote: int, author: str | None = None) -> FeatureId:
+    """Votes on a label, and says of which feature: the latest of an author's votes on it counts.
 
     Args:
         folder: of the run.
@@ -129,14 +130,19 @@ def cast_vote(folder: RunFolder, label_id: str, vote: int, author: str | None = 
     """
     who = _author(author)
     with published(folder.path) as (_, store):
-        label = find_label(store.connection, label_id)
-        (latest,) = store.connection.execute(
-            "SELECT max(voted_at) FROM votes WHERE label_id = ? AND author = ?",
-            [label.label_id, who],
+        voted_on = find_label_id(store.connection, label_id)
+        (found,) = store.connection.execute(
+            """
+            SELECT sae_id, feature, (
+                SELECT max(voted_at) FROM votes WHERE label_id = $id AND author = $author
+            )
+            FROM labels WHERE label_id = $id
+            """,
+            {"id": voted_on, "author": who},
         ).fetchall()
-    cast = Vote(label.label_id, who, vote, _after(latest[0]))
-    write_to_inbox(folder.inbox, votes=[cast])
-    return label
+    sae_id, number, latest = found
+    write_to_inbox(folder.inbox, votes=[Vote(voted_on, who, vote, _after(latest))])
+    return FeatureId(sae_id, number)
 
 
 def _after_all_labels(connection: duckdb.DuckDBPyConnection, feature_id: FeatureId) -> datetime:

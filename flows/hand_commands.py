@@ -80,8 +80,8 @@ def vote(
     from ..store.run_folder import RunFolder
     from .by_hand import cast_vote
 
-    voted = cast_vote(RunFolder.open_existing(run), label_id, _VOTES[choice], author)
-    _print_labels(run, voted.feature_id)
+    feature_id = cast_vote(RunFolder.open_existing(run), label_id, _VOTES[choice], author)
+    _print_labels(run, feature_id)
 
 
 def _print_labels(run: Path, feature_id: FeatureId) -> None:

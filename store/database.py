@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any
 import duckdb
 
 from .errors import NewerDatabase, StoreError, UserMistake
-from .inbox import read_inbox
-from .inbox_rows import lay_over
+from .inbox import InboxFile, read_inbox
+from .inbox_rows import lay_over, use_catalogs
 from .schema import MIGRATIONS, SCHEMA_VERSION
 from .unit_names import unit_name, unit_number
 
@@ -42,8 +42,9 @@ class Store:
     Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, catalogs: Sequence[str] = ()) -> None:
         self._connection: duckdb.DuckDBPyConnection | None = connection
+        self._catalogs = catalogs
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -134,7 +135,11 @@ class Store:
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same state, for another thread; a context manager."""
-        return self.connection.cursor()
+        cursor = self.connection.cursor()
+        # Which of the attached databases names are looked for in, each connection has to be told.
+        if self._catalogs:
+            use_catalogs(cursor, self._catalogs)
+        return cursor
 
     def token_texts(self) -> dict[int, str]:
         """The text of every token of the run's tokenizer."""
@@ -174,14 +179,7 @@ def open_store(path: str | Path) -> Store:
     file = file / PUBLISHED if file.is_dir() else file
     # Before the database is opened: what is absorbed and removed meanwhile stands in there.
     written = read_inbox(file.parent / INBOX) if file.name == PUBLISHED else []
-    store = open_published(file)
-    if written:
-        try:
-            lay_over(store.connection, _CATALOG, written)
-        except BaseException:
-            store.close()
-            raise
-    return store
+    return _open(file, written)
 
 
 def open_published(file: Path) -> Store:
@@ -191,6 +189,10 @@ def open_published(file: Path) -> Store:
         StoreError: there is no database, or it is damaged.
         NewerDatabase: a newer version of Scopenote made it.
     """
+    return _open(file, [])
+
+
+def _open(file: Path, written: Sequence[InboxFile]) -> Store:
     if not file.is_file():
         raise StoreError(
             "There is no Scopenote database here.",
@@ -205,12 +207,13 @@ def open_published(file: Path) -> Store:
     try:
         with _clear_refusals(file):
             connection.execute(f"ATTACH '{quoted}' AS {_CATALOG} (READ_ONLY, TYPE duckdb)")
-        connection.execute(f"USE {_CATALOG}")
+        use_catalogs(connection, [_CATALOG])
         check_version(connection, file)
+        catalogs = lay_over(connection, _CATALOG, written) if written else [_CATALOG]
     except BaseException:
         connection.close()
         raise
-    return Store(connection)
+    return Store(connection, catalogs)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from .errors import StoreError
 from .run_folder import clear_disk_errors
 
 if TYPE_CHECKING:
-    from .records import Label, LabelStatus
+    from .records import Label
 
 _FORMAT = 1
 _NAME = re.compile(r"\d{8}T\d{12}Z-([0-9a-f]{16})\.json")
@@ -52,13 +52,7 @@ class WrittenLabel:
     created_at: datetime
 
     @classmethod
-    def of(
-        cls,
-        label: Label,
-        created_at: datetime,
-        status: LabelStatus = "done",
-        reason: str | None = None,
-    ) -> WrittenLabel:
+    def of(cls, label: Label, created_at: datetime) -> WrittenLabel:
         """A label as it is written at this time."""
         return cls(
             label_id=label.label_id,
@@ -71,8 +65,8 @@ class WrittenLabel:
             draw=label.draw,
             source=label.source,
             author=label.author,
-            status=status,
-            reason=reason,
+            status=label.status,
+            reason=label.reason,
             created_at=created_at,
         )
 

@@ -7,7 +7,7 @@ one and the other show the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .inbox import InboxFile
@@ -26,6 +26,8 @@ _LABEL = {
 }
 _VOTE = {"label_id": "VARCHAR", "author": "VARCHAR", "vote": "INTEGER", "voted_at": "TIMESTAMPTZ"}
 
+_NONE = "[]"
+
 # By table: the columns that are written, the key, and the time that says which row is the latest.
 _TABLES = {
     "labels": (_LABEL, "label_id", "created_at"),
@@ -34,33 +36,37 @@ _TABLES = {
 
 
 def lay_over(
-    connection: duckdb.DuckDBPyConnection, published: str, files: Iterable[InboxFile]
-) -> None:
+    connection: duckdb.DuckDBPyConnection, published: str, files: Sequence[InboxFile]
+) -> list[str]:
     """Shows the rows of the inbox among those of a database that is attached read-only.
 
-    Unqualified names of tables then mean the two together, in this connection and in cursors that
-    are made of it, and so do the database's views.
+    Unqualified names of tables then mean the two together, and so do the database's views.
 
     Args:
         connection: to a memory of its own.
         published: the attached database's name.
         files: what lies in the inbox.
+
+    Returns:
+        Where names are to be looked for, also by other connections to the same memory.
     """
-    found = list(files)
     n_rows = 0
     for table in _TABLES:
         rows = f"{_OWN}.main.inbox_{table}"
         connection.execute(f"CREATE TABLE {rows} AS FROM {published}.main.{table} LIMIT 0")
         newer = _newer(table, f"{published}.main.{table}")
-        connection.execute(f"INSERT INTO {rows} BY NAME {newer}", {"rows": _json(table, found)})
-        n_rows += len(connection.execute(f"SELECT 1 FROM {rows}").fetchall())
+        written = _json(table, files)
+        if written != _NONE:
+            connection.execute(f"INSERT INTO {rows} BY NAME {newer}", {"rows": written})
+            n_rows += len(connection.execute(f"SELECT 1 FROM {rows}").fetchall())
     if not n_rows:
-        return
+        return [published]
     views = connection.execute(
         "SELECT sql FROM duckdb_views() WHERE database_name = ? AND NOT internal ORDER BY view_oid",
         [published],
     ).fetchall()
-    connection.execute(f"SET search_path = '{_OWN}.main,{published}.main'")
+    catalogs = [_OWN, published]
+    use_catalogs(connection, catalogs)
     for table, (_, key, _) in _TABLES.items():
         rows = f"{_OWN}.main.inbox_{table}"
         connection.execute(
@@ -73,16 +79,22 @@ def lay_over(
     # Those of the database mean its own tables: made again they mean these.
     for (sql,) in views:
         connection.execute(sql)
+    return catalogs
 
 
-def merge_rows(connection: duckdb.DuckDBPyConnection, files: Iterable[InboxFile]) -> None:
+def use_catalogs(connection: duckdb.DuckDBPyConnection, catalogs: Sequence[str]) -> None:
+    """Has unqualified names looked for in these databases, in this order."""
+    path = ",".join(f"{name}.main" for name in catalogs)
+    connection.execute(f"SET search_path = '{path}'")
+
+
+def merge_rows(connection: duckdb.DuckDBPyConnection, files: Sequence[InboxFile]) -> None:
     """Merges the rows of the inbox into the tables; within a transaction."""
-    found = list(files)
     for table, (_, key, _) in _TABLES.items():
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE newer AS FROM {table} LIMIT 0; "
             f"INSERT INTO newer BY NAME {_newer(table, table)}",
-            {"rows": _json(table, found)},
+            {"rows": _json(table, files)},
         )
         connection.execute(f"DELETE FROM {table} WHERE ({key}) IN (SELECT ({key}) FROM newer)")
         connection.execute(f"INSERT INTO {table} FROM newer; DROP TABLE newer")
@@ -105,5 +117,5 @@ def _newer(table: str, there: str) -> str:
     """
 
 
-def _json(table: str, files: Iterable[InboxFile]) -> str:
+def _json(table: str, files: Sequence[InboxFile]) -> str:
     return json.dumps([row for file in files for row in getattr(file, table)])
