@@ -17,7 +17,9 @@ import scopenote
 from scopenote.flows.by_hand import cast_vote, withdraw_labels, write_label
 from scopenote.flows.cli import main
 from scopenote.flows.config import demo_config
+from scopenote.flows.recorded_runs import recorded_run
 from scopenote.flows.replay import replay_label
+from scopenote.store.database import open_published
 from scopenote.store.errors import UserMistake
 from scopenote.store.inbox import WrittenLabel, inbox_names, write_to_inbox
 from scopenote.store.run_folder import RunFolder
@@ -213,3 +215,28 @@ def test_where_there_is_only_a_database_nothing_can_be_written(tmp_path: Path) -
     make_database(tmp_path / "scopenote.duckdb").close()
     with pytest.raises(UserMistake, match=r"without run\.toml"):
         RunFolder.open_existing(tmp_path)
+
+
+def test_a_run_absorbs_what_was_written_before_it_and_while_it_worked(folder: RunFolder) -> None:
+    shutil.copy(folder.database, folder.work_database)
+    write_label(folder, FEATURE, "before", author="ann")
+    with recorded_run("score", demo_config(), folder):
+        assert len(inbox_names(folder.inbox)) == 1
+        write_label(folder, f"{RES}/4", "meanwhile", author="ann")
+        assert in_force(folder)[0] == "before"
+    assert inbox_names(folder.inbox) == []
+    with open_published(folder.database) as reader:
+        found = reader.sql("SELECT feature, text FROM labels WHERE source = 'human'").fetchall()
+    assert sorted(found) == [(3, "before"), (4, "meanwhile")]
+
+
+def test_a_run_that_fails_leaves_what_was_written_to_the_next(folder: RunFolder) -> None:
+    shutil.copy(folder.database, folder.work_database)
+    write_label(folder, FEATURE, "mine", author="ann")
+    with pytest.raises(ZeroDivisionError), recorded_run("score", demo_config(), folder):
+        raise ZeroDivisionError
+    assert in_force(folder)[0] == "mine"
+    with recorded_run("score", demo_config(), folder):
+        pass
+    assert inbox_names(folder.inbox) == []
+    assert in_force(folder)[0] == "mine"
