@@ -47,7 +47,7 @@ def label(
         bool, typer.Option("--withdraw", help="Take back what you wrote for this feature.")
     ] = False,
 ) -> None:
-    """Write a label of your own for a feature, also while a run is at work."""
+    """Write a label of your own for a feature; a run may be at work."""
     if withdraw == (text is not None) or (withdraw and explanation is not None):
         raise UserMistake(
             "A label is either written or taken back.",
@@ -76,7 +76,7 @@ def vote(
     ],
     author: Author = None,
 ) -> None:
-    """Vote for or against a label, also while a run is at work."""
+    """Vote for or against a label; a run may be at work."""
     from ..store.run_folder import RunFolder
     from .by_hand import cast_vote
 
