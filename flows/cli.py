@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ..store.errors import ExitCode, UserMistake
+from .hand_commands import label, vote
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .stage_commands import run_shard, run_stage, run_whole_job
@@ -296,6 +297,8 @@ def show(
         print_page(render_feature(page))
 
 
+app.command()(label)
+app.command()(vote)
 app.command()(runs)
 app.command()(estimate)
 app.command()(replay)

@@ -11,6 +11,7 @@ from decimal import Decimal
 import duckdb
 
 from .. import __version__
+from ..store.absorb import absorb_inbox, remove_absorbed
 from ..store.database import open_work, publish
 from ..store.errors import StoreError
 from ..store.run_folder import RunFolder
@@ -74,6 +75,7 @@ def recorded_run(
             begin_run(work, command, config.model_dump(mode="json"), __version__),
             begin_spending(work, config.budget, budget_usd),
         )
+        absorb_inbox(work, folder.inbox)
     token = _under_way.set(run)
     try:
         yield run
@@ -86,5 +88,7 @@ def recorded_run(
     finally:
         _under_way.reset(token)
     with open_work(folder.path) as work:
+        absorb_inbox(work, folder.inbox)
         end_run(work, run.run_id, "done", run.report.as_dict())
         publish(work, folder.path)
+        remove_absorbed(work, folder.inbox)

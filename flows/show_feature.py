@@ -18,8 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..store.byte_pieces import join_bytes
+from ..store.feature_labels import FeatureLabels
 from ..store.feature_page import FeaturePage, ShownContext, ShownScore
 from ..store.near_features import ShownNeighbour
+from .label_rows import facts_grid, label_rows
 from .visible_text import visible
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -98,23 +100,10 @@ def _blocks(page: FeaturePage) -> Iterator[RenderableType]:
 
 
 def _facts(page: FeaturePage) -> Table:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    label = page.label
-    if label is not None:
-        facts.add_row("label", Text(visible(label.text or "–"), style="bold"))
-        facts.add_row("by", Text(visible(label.by)))
-        if label.explanation and label.explanation != label.text:
-            facts.add_row("because", Text(visible(label.explanation)))
-    else:
-        facts.add_row("label", Text("none yet" if not page.failed_labels else "none", style="bold"))
-    for other in page.other_labels:
-        shown = Text.assemble(visible(other.text or "–"), (f"  {visible(other.by)}", "dim"))
-        facts.add_row("also", shown)
-    for failed in page.failed_labels:
-        reason = f"{failed.by}: {failed.reason or 'no reason given'}"
-        facts.add_row("failed", Text(visible(reason), style="red"))
+    facts = facts_grid()
+    labels = FeatureLabels(page.label, page.other_labels, page.failed_labels)
+    for name, shown in label_rows(labels):
+        facts.add_row(name, shown)
     if page.n_active:
         of_tokens = f" ({page.n_active:,} of {page.n_tokens:,})" if page.n_tokens else ""
         facts.add_row("density", f"{percentage(page.density)} of tokens{of_tokens}")

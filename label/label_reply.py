@@ -73,8 +73,7 @@ class LabelReply(BaseModel):
     @classmethod
     def _is_clean(cls, text: str) -> str:
         cleaned = clean_text(text)
-        # Joiners, accents and blanks by themselves show nothing.
-        if not any(unicodedata.category(sign)[0] in "LNPS" for sign in cleaned):
+        if shows_nothing(cleaned):
             raise PydanticCustomError("empty", "is empty")
         if len(cleaned) > MAX_TEXT_CHARACTERS:
             raise PydanticCustomError("long", f"has more than {MAX_TEXT_CHARACTERS:,} characters")
@@ -134,6 +133,11 @@ def clean_text(text: str) -> str:
     spaced = "".join(" " if sign.isspace() else sign for sign in without)
     kept = [sign for sign in spaced if sign in _JOINERS or not _is_invisible(sign)]
     return " ".join("".join(kept).split())
+
+
+def shows_nothing(cleaned: str) -> bool:
+    """Whether a cleaned text is empty, or of joiners, accents and blanks by themselves."""
+    return not any(unicodedata.category(sign)[0] in "LNPS" for sign in cleaned)
 
 
 def _is_invisible(sign: str) -> bool:

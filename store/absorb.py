@@ -15,8 +15,11 @@ import pyarrow as pa
 
 from .database import REVISION, get_meta, now, set_meta, transaction
 from .errors import PartConflict
+from .inbox import inbox_names, read_inbox
+from .inbox_rows import merge_rows
 from .merging import merge_parts
 from .parts import Part, list_parts, read_part
+from .records import content_hash
 from .tables import build_tables, drop_prepared, prepare_tables
 
 # What DuckDB may hold while it absorbs, beside 10 KiB for a feature.
@@ -154,6 +157,34 @@ def _note_checked(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) 
             """,
             [files],
         )
+
+
+def absorb_inbox(connection: duckdb.DuckDBPyConnection, inbox: Path) -> int:
+    """Merges what people wrote into the tables, all in one transaction; how many files it was.
+
+    The files stay: until this is published readers have them from there. After that
+    `remove_absorbed` takes them away.
+    """
+    absorbed = _absorbed_ids(connection)
+    new = [file for file in read_inbox(inbox) if file.name not in absorbed]
+    if new:
+        names = [file.name for file in new]
+        with transaction(connection):
+            merge_rows(connection, new)
+            connection.execute(
+                "INSERT INTO parts SELECT unnest($names), 'inbox', $now",
+                {"names": names, "now": now()},
+            )
+            set_meta(connection, REVISION, content_hash(names))
+    return len(new)
+
+
+def remove_absorbed(connection: duckdb.DuckDBPyConnection, inbox: Path) -> None:
+    """Removes the files of the inbox that are in the tables, which have to be published by now."""
+    absorbed = _absorbed_ids(connection)
+    for name in inbox_names(inbox):
+        if name in absorbed:
+            (inbox / name).unlink(missing_ok=True)
 
 
 _SCORE_KEY = "label_id, scorer, simulator, metric, split"

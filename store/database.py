@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +19,21 @@ from typing import Any
 import duckdb
 
 from .errors import NewerDatabase, StoreError, UserMistake
+from .inbox import InboxFile, read_inbox
+from .inbox_rows import lay_over, use_catalogs
 from .schema import MIGRATIONS, SCHEMA_VERSION
 from .unit_names import unit_name, unit_number
 
 PUBLISHED = "scopenote.duckdb"
 WORK = "work.duckdb"
+INBOX = "inbox"
 
 # The fact in `meta` that changes with every absorption.
 REVISION = "revision"
 # What a published copy has in common with the working one.
 _STATE = (REVISION, "schema_version")
+# What the published copy is called in queries, as if it had been opened by itself.
+_CATALOG = "scopenote"
 
 
 class Store:
@@ -37,8 +42,9 @@ class Store:
     Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, catalogs: Sequence[str] = ()) -> None:
         self._connection: duckdb.DuckDBPyConnection | None = connection
+        self._catalogs = catalogs
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -129,7 +135,11 @@ class Store:
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same state, for another thread; a context manager."""
-        return self.connection.cursor()
+        cursor = self.connection.cursor()
+        # Which of the attached databases names are looked for in, each connection has to be told.
+        if self._catalogs:
+            use_catalogs(cursor, self._catalogs)
+        return cursor
 
     def token_texts(self) -> dict[int, str]:
         """The text of every token of the run's tokenizer."""
@@ -159,33 +169,59 @@ class Store:
 def open_store(path: str | Path) -> Store:
     """Opens a run folder, or its `scopenote.duckdb`, for reading.
 
+    What people have written and no run has absorbed yet is seen as if it were in the tables.
+
     Raises:
         StoreError: there is no database, or it is damaged.
         NewerDatabase: a newer version of Scopenote made it.
     """
     file = Path(path)
     file = file / PUBLISHED if file.is_dir() else file
+    # Before the database is opened: what is absorbed and removed meanwhile stands in there.
+    written = read_inbox(file.parent / INBOX) if file.name == PUBLISHED else []
+    return _open(file, written)
+
+
+def open_published(file: Path) -> Store:
+    """Opens a published database without what lies in the inbox beside it.
+
+    Raises:
+        StoreError: there is no database, or it is damaged.
+        NewerDatabase: a newer version of Scopenote made it.
+    """
+    return _open(file, [])
+
+
+def _open(file: Path, written: Sequence[InboxFile]) -> Store:
     if not file.is_file():
         raise StoreError(
             "There is no Scopenote database here.",
-            where=str(path),
+            where=str(file.parent if file.name == PUBLISHED else file),
             expected=f"a run folder with {PUBLISHED}",
             mend="make one: scopenote demo, or scopenote run CONFIG --out RUN",
         )
-    connection = _connect(file, read_only=True)
+    # Attached to a memory of the reader's own: opened by itself, DuckDB gives the file of this name
+    # that the process has open already, although a newer one lies there by now.
+    connection = duckdb.connect()
+    quoted = str(file).replace("'", "''")
     try:
+        with _clear_refusals(file):
+            connection.execute(f"ATTACH '{quoted}' AS {_CATALOG} (READ_ONLY, TYPE duckdb)")
+        use_catalogs(connection, [_CATALOG])
         check_version(connection, file)
+        catalogs = lay_over(connection, _CATALOG, written) if written else [_CATALOG]
     except BaseException:
         connection.close()
         raise
-    return Store(connection)
+    return Store(connection, catalogs)
 
 
 @contextmanager
 def open_work(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """The working copy for its one writer, brought to the newest schema."""
     file = folder / WORK
-    connection = _connect(file, read_only=False)
+    with _clear_refusals(file):
+        connection = duckdb.connect(str(file))
     try:
         migrate(connection, file)
         yield connection
@@ -246,7 +282,7 @@ def publish(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
 def publish_if_behind(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Publishes where a run died before it did, or the schema is newer by now."""
     if (folder / PUBLISHED).is_file():
-        with open_store(folder) as store:
+        with open_published(folder / PUBLISHED) as store:
             published = [get_meta(store.connection, fact) for fact in _STATE]
         if published == [get_meta(connection, fact) for fact in _STATE]:
             return
@@ -282,9 +318,10 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _connect(file: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+@contextmanager
+def _clear_refusals(file: Path) -> Iterator[None]:
     try:
-        return duckdb.connect(str(file), read_only=read_only)
+        yield
     except duckdb.IOException as error:
         locked = "lock" in str(error)
         raise StoreError(

@@ -21,6 +21,7 @@ class ShownLabel:
 
     Attributes:
         model: which wrote it; None where none was asked.
+        n_up, n_down: votes for and against it.
     """
 
     label_id: str
@@ -33,6 +34,8 @@ class ShownLabel:
     status: str
     reason: str | None
     created_at: datetime | None
+    n_up: int = 0
+    n_down: int = 0
 
     @property
     def by(self) -> str:
@@ -44,7 +47,7 @@ class ShownLabel:
 
 @dataclass(frozen=True, slots=True)
 class FeatureLabels:
-    """All labels proposed for a feature."""
+    """All labels proposed for a feature, but for those that their authors took back."""
 
     in_force: ShownLabel | None
     others: tuple[ShownLabel, ...]
@@ -55,11 +58,17 @@ def read_feature_labels(
     connection: duckdb.DuckDBPyConnection, feature_id: FeatureId
 ) -> FeatureLabels:
     """The labels of a feature, by explainer."""
-    columns = ", ".join(f"l.{name}" for name in ShownLabel.__dataclass_fields__)
+    columns = ", ".join(
+        f"l.{name}" for name in ShownLabel.__dataclass_fields__ if name not in ("n_up", "n_down")
+    )
     rows = connection.execute(
         f"""
-        SELECT {columns}, c.label_id IS NOT NULL
+        SELECT {columns}, coalesce(v.n_up, 0), coalesce(v.n_down, 0), c.label_id IS NOT NULL
         FROM labels l LEFT JOIN current_labels c USING (label_id)
+        LEFT JOIN (
+            SELECT label_id, count_if(vote > 0) AS n_up, count_if(vote < 0) AS n_down
+            FROM votes GROUP BY label_id
+        ) v USING (label_id)
         WHERE l.sae_id = $sae AND l.feature = $feature
         ORDER BY l.explainer, l.model NULLS FIRST, l.draw, l.label_id
         """,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from .database import REVISION, set_meta, transaction
 from .errors import UserMistake
+from .inbox import WrittenLabel
 from .records import FeatureId, Label, content_hash
 
 _LABELS = pa.schema(
@@ -106,8 +108,31 @@ def read_labels_by_id(
     return _read_labels(connection, "label_id IN (SELECT unnest($ids))", {"ids": list(label_ids)})
 
 
+def read_human_labels(
+    connection: duckdb.DuckDBPyConnection, feature_id: FeatureId
+) -> list[WrittenLabel]:
+    """The labels that people wrote for a feature, those they took back included."""
+    columns = ", ".join(field.name for field in fields(WrittenLabel))
+    rows = connection.execute(
+        f"SELECT {columns} FROM labels WHERE sae_id = ? AND feature = ? AND source = 'human' "
+        "ORDER BY created_at, label_id",
+        [feature_id.sae_id, feature_id.feature],
+    ).fetchall()
+    return [WrittenLabel(*row) for row in rows]
+
+
 def find_label(connection: duckdb.DuckDBPyConnection, label_id: str) -> Label:
     """A label by its id, or by how that begins.
+
+    Raises:
+        UserMistake: none begins so, or several do.
+    """
+    (found,) = read_labels_by_id(connection, [find_label_id(connection, label_id)])
+    return found
+
+
+def find_label_id(connection: duckdb.DuckDBPyConnection, label_id: str) -> str:
+    """The id of a label by how it begins.
 
     Raises:
         UserMistake: none begins so, or several do.
@@ -132,7 +157,7 @@ def find_label(connection: duckdb.DuckDBPyConnection, label_id: str) -> Label:
             found=", ".join(row[0] for row in rows[:3]) + (", …" if len(rows) > 3 else ""),
             expected="one",
         )
-    return _read_labels(connection, "label_id = $id", {"id": rows[0][0]})[0]
+    return str(rows[0][0])
 
 
 def drawn_features(connection: duckdb.DuckDBPyConnection, n: int) -> set[tuple[str, int]]:

@@ -26,6 +26,8 @@ from .unit_names import unit_name
 ContextKind = Literal["top", "sample"]
 LabelSource = Literal["auto", "human", "imported"]
 Status = Literal["done", "failed"]
+# Of a label whose author takes it back: `withdrawn`.
+LabelStatus = Literal["done", "failed", "withdrawn"]
 
 Array = npt.NDArray[Any]
 
@@ -164,7 +166,7 @@ class Label:
     draw: int = 0
     source: LabelSource = "auto"
     author: str | None = None
-    status: Status = "done"
+    status: LabelStatus = "done"
     reason: str | None = None
     n_dropped_contexts: int | None = None
     generation: int = 0

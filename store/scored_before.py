@@ -32,13 +32,17 @@ class ScoredBefore:
 
 
 def scored_before(connection: duckdb.DuckDBPyConnection) -> list[ScoredBefore]:
-    """All labels with headlines that no newer text has overtaken, by simulator, split, feature."""
+    """All labels with headlines that no newer text has overtaken, by simulator, split, feature.
+
+    The scores of a label that was taken back stay what they were.
+    """
     rows = connection.execute(
         """
         SELECT l.sae_id, l.feature, s.label_id, s.simulator, s.split, s.scorer, s.design
         FROM scores s JOIN labels l USING (label_id)
         WHERE s.metric = 'correlation' AND s.scorer IN ('simulation', $shuffled)
             AND s.stale_since IS NULL
+            AND l.status <> 'withdrawn'
         ORDER BY s.simulator, s.split, l.sae_id, l.feature, s.label_id, s.scorer
         """,
         {"shuffled": SHUFFLED},
@@ -60,6 +64,7 @@ def opinions_before(
         SELECT DISTINCT l.sae_id, l.feature, l.label_id FROM scores s JOIN labels l USING (label_id)
         WHERE s.simulator = $simulator AND s.scorer = $scorer AND s.split = 'score'
             AND s.stale_since IS NULL
+            AND l.status <> 'withdrawn'
         ORDER BY ALL
         """,
         {"simulator": simulator, "scorer": scorer},

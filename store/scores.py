@@ -92,13 +92,15 @@ def rivals_to_select_from(
         again: those too whose scores newer text has overtaken.
 
     Returns:
-        Per SAE, feature and label id.
+        Per SAE, feature and label id. What people wrote is in force whatever it scores, and is not
+        among them.
     """
     rows = connection.sql(
         """
         SELECT sae_id, feature, label_id FROM (
             SELECT * FROM labels
-            WHERE status = 'done' AND explainer NOT IN (SELECT unnest($without))
+            WHERE status = 'done' AND source <> 'human'
+                AND explainer NOT IN (SELECT unnest($without))
             QUALIFY count(*) OVER (PARTITION BY sae_id, feature) >= $at_least
         ) ANTI JOIN (
             SELECT label_id FROM scores WHERE simulator = $simulator AND split = 'select'
@@ -128,7 +130,8 @@ def chosen_to_score(
 
     Candidates are an explainer's labels for one feature, by one model and one version of its
     prompts. Chosen is the one that the simulator scores highest on `select`; a feature of which
-    all have failed has one of the failures here.
+    all have failed has one of the failures here. Of a person's labels it is the last, if it was
+    not taken back.
 
     Args:
         connection: to any state of the run.
@@ -149,11 +152,12 @@ def chosen_to_score(
                 WHERE scorer = 'simulation' AND metric = 'correlation' AND split = 'select'
                     AND simulator = $simulator
             ) s USING (label_id)
-            WHERE l.explainer NOT IN (SELECT unnest($without))
+            WHERE l.explainer NOT IN (SELECT unnest($without)) AND l.status <> 'withdrawn'
             QUALIFY row_number() OVER (
                 PARTITION BY l.sae_id, l.feature, l.explainer, l.prompt_version, l.model, l.author
-                ORDER BY (l.status = 'done') DESC, s.value DESC NULLS LAST, l.generation DESC,
-                    l.label_id
+                ORDER BY (l.status = 'done') DESC,
+                    CASE WHEN l.source = 'human' THEN l.created_at END DESC NULLS LAST,
+                    s.value DESC NULLS LAST, l.generation DESC, l.label_id
             ) = 1
         ) ANTI JOIN (
             SELECT label_id FROM scores

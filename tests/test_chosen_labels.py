@@ -6,6 +6,7 @@ import duckdb
 import pytest
 from scopenote.store.null_ladder import LadderRow, read_null_ladder
 from scopenote.store.schema import MIGRATIONS
+from scopenote.store.scored_before import opinions_before, scored_before
 from scopenote.store.scores import (
     chosen_to_score,
     forget_unrated,
@@ -214,3 +215,40 @@ def test_the_ladder_tells_labels_from_those_of_other_features(
     assert read_null_ladder(connection) == (
         LadderRow("highlighted", JUDGE, 3, 0.6, None, 2, 1, 0.1, 3),
     )
+
+
+def by_hand(
+    connection: duckdb.DuckDBPyConnection, name: str, hour: int, status: str = "done"
+) -> None:
+    connection.execute(
+        """
+        INSERT INTO labels BY NAME SELECT $id AS label_id, $sae AS sae_id, 0 AS feature,
+            $id AS text, 'human' AS explainer, '1' AS prompt_version, 0 AS draw,
+            'human' AS source, 'ann' AS author, $status AS status,
+            TIMESTAMPTZ '2026-11-22 00:00:00+00' + to_hours($hour) AS created_at
+        """,
+        {"id": name, "sae": SAE, "status": status, "hour": hour},
+    )
+
+
+def test_of_a_persons_labels_the_last_is_scored_and_none_compared(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    label(connection, "auto")
+    by_hand(connection, "first", 1)
+    by_hand(connection, "a later one", 2)
+    assert rivals(connection) == {}
+    assert chosen(connection) == {SAE: [(0, "a later one"), (0, "auto")]}
+
+
+def test_a_label_that_was_taken_back_is_not_scored_nor_computed_again(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    by_hand(connection, "standing", 1)
+    by_hand(connection, "taken back", 2, status="withdrawn")
+    assert chosen(connection) == {SAE: [(0, "standing")]}
+    for name in ("standing", "taken back"):
+        scored(connection, name, "score", 0.5)
+        scored(connection, name, "score", 0.5, scorer="detection")
+    assert [each.label_id for each in scored_before(connection)] == ["standing"]
+    assert opinions_before(connection, JUDGE, "detection") == {SAE: [(0, "standing")]}

@@ -31,6 +31,8 @@ COMMANDS = (
     "score",
     "status",
     "show",
+    "label",
+    "vote",
     "runs",
     "estimate",
     "replay",

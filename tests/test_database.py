@@ -23,23 +23,26 @@ from scopenote.store.errors import NewerDatabase, StoreError
 from scopenote.store.schema import SCHEMA_VERSION
 
 
-def test_a_reader_keeps_the_copy_it_opened_while_a_newer_one_is_published(tmp_path: Path) -> None:
+def test_a_reader_keeps_the_copy_it_opened_and_the_next_one_sees_the_newer(tmp_path: Path) -> None:
     with open_work(tmp_path) as work:
         set_meta(work, "fact", "old")
         publish(work, tmp_path)
         with scopenote.open(tmp_path) as reader:
             set_meta(work, "fact", "new")
             publish(work, tmp_path)
-            assert get_meta(reader.connection, "fact") == "old"
-            # Another process: within one, DuckDB gives the file that is already open.
-            read = (
-                "import scopenote, sys; from scopenote.store.database import get_meta; "
-                "print(get_meta(scopenote.open(sys.argv[1]).connection, 'fact'))"
-            )
-            newer = subprocess.run(
-                [sys.executable, "-c", read, str(tmp_path)], capture_output=True, text=True
-            )
-            assert newer.stdout == "new\n", newer.stderr
+            with reader.cursor() as cursor:
+                assert get_meta(cursor, "fact") == get_meta(reader.connection, "fact") == "old"
+            with scopenote.open(tmp_path) as beside:
+                assert get_meta(beside.connection, "fact") == "new"
+
+
+def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s "mine"; 50% é'
+    folder.mkdir()
+    with open_work(folder) as work:
+        publish(work, folder)
+    with scopenote.open(folder) as reader:
+        assert get_meta(reader.connection, "schema_version") == str(SCHEMA_VERSION)
 
 
 def test_the_published_copy_is_opened_read_only(tmp_path: Path) -> None:
