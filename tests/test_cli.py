@@ -202,13 +202,15 @@ def test_another_configuration_for_the_same_run_is_refused_by_its_keys(
     scopenote: Callable[..., tuple], flows: Callable[..., None], tmp_path: Path, demo_run: RunFolder
 ) -> None:
     demo_run.path.rename("mine")
-    (tmp_path / "other.toml").write_text(demo_config(max_tokens=5).to_toml())
+    collect = demo_config().collect.model_copy(update={"seed": 5})
+    other = demo_config().model_copy(update={"collect": collect})
+    (tmp_path / "other.toml").write_text(other.to_toml())
     flows("label_corpus", finishes())
     flows("collect_contexts", lambda *_: DONE)
     for command in (("run", "other.toml", "--out"), ("collect", "--config", "other.toml")):
         status, output, errors = scopenote(*command, "mine")
         assert (status, output) == (2, "")
-        assert "`corpus.max_tokens` is 500000 there and 5 here" in errors
+        assert "`collect.seed` is 0 there and 5 here" in errors
         assert "scopenote run mine" in errors
     assert load_config(tmp_path / "mine" / "run.toml") == demo_config()
 

@@ -24,7 +24,13 @@ def corpus(folder: Path, n: int) -> None:
     (folder / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
 
 
-def configure(folder: Path, fake: FakeOpenAI, budget: str = "", **again: Any) -> Path:
+def configure(
+    folder: Path,
+    fake: FakeOpenAI,
+    budget: str = "",
+    besides: tuple[str, ...] = (),
+    **again: Any,
+) -> Path:
     """Six features of one SAE, by a model that also judges."""
     saes = Path(str(importlib.resources.files("scopenote.extract.toy").joinpath("saes")))
     settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in again.items())
@@ -42,14 +48,14 @@ def configure(folder: Path, fake: FakeOpenAI, budget: str = "", **again: Any) ->
         neighbours = false
         logit_effects = false
         [explain]
-        explainers = ["token_lookup", "highlighted"]
+        explainers = {json.dumps([*besides, "highlighted"])}
         features = 6
         [explain.again]
         {settings}
         [explain.chat]
         {chat}
         [score]
-        simulators = ["token_lookup", "chat"]
+        simulators = {json.dumps([*besides, "chat"])}
         resamples = 100
         [score.chat]
         {chat}
@@ -66,7 +72,7 @@ def configure(folder: Path, fake: FakeOpenAI, budget: str = "", **again: Any) ->
 def test_newer_text_has_labels_made_and_scored_again_where_it_changes_them(tmp_path: Path) -> None:
     corpus(tmp_path, 300)
     with serve(write_and_rate, keeps_requests=False) as fake:
-        config, run = configure(tmp_path, fake), tmp_path / "run"
+        config, run = configure(tmp_path, fake, besides=("token_lookup",)), tmp_path / "run"
         first = command("run", config, "--out", run, key=KEY)
         assert first.returncode == 0, first.stderr
         assert "features to ask a model about: 6 have no label\n" in first.stderr
