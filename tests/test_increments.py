@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -130,27 +131,43 @@ def test_low_labels_get_another_candidate_a_run_until_there_are_enough(tmp_path:
         assert rows(run, "SELECT DISTINCT why FROM labels WHERE draw = 1") == [("low score",)]
 
 
-@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.long), 32])
-def test_each_invocation_spends_at_most_its_budget_until_all_is_done(
-    tmp_path: Path, concurrency: int
-) -> None:
+def spend_until_done(tmp_path: Path, concurrency: int, budget: str, measure: str) -> list[Any]:
+    """Gives the command until all is done; what there was by this measure after each."""
     corpus(tmp_path, 200)
+    measured: list[Any] = [0]
     with serve(write_and_rate, keeps_requests=False) as fake:
-        config, run = configure(tmp_path, fake, "[budget]\ncalls = 40\n"), tmp_path / "run"
-        config.write_text(
-            config.read_text().replace("silent_", f"concurrency = {concurrency}\nsilent_")
-        )
-        n_asked = [0]
-        while len(n_asked) < 6:
+        config, run = configure(tmp_path, fake, f"[budget]\n{budget}\n"), tmp_path / "run"
+        limited = f"concurrency = {concurrency}\nsilent_"
+        config.write_text(config.read_text().replace("silent_", limited))
+        while len(measured) < 9:
             finished = command("run", config, "--out", run, key=KEY)
             assert finished.returncode == 0, finished.stderr
-            n_asked.append(fake.n_asked)
+            measured.append(rows(run, f"SELECT {measure} FROM calls")[0][0])
             if SPENT not in finished.stderr:
                 break
-        spent = [after - before for before, after in pairwise(n_asked)]
-        assert spent[0] == 40
-        assert len(spent) == 2
-        assert 0 < spent[1] <= 40
-        assert rows(run, "SELECT count(*) FROM calls") == [(sum(spent),)]
+        assert rows(run, "SELECT count(*) FROM calls") == [(fake.n_asked,)]
         scored = "SELECT count(DISTINCT label_id) FROM scores WHERE simulator LIKE 'chat/%'"
         assert rows(run, scored) == [(6,)]
+    return [after - before for before, after in pairwise(measured)]
+
+
+@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.long), 32])
+def test_each_invocation_makes_as_many_calls_as_it_may_until_all_is_done(
+    tmp_path: Path, concurrency: int
+) -> None:
+    first, second = spend_until_done(tmp_path, concurrency, "calls = 40", "count(*)")
+    assert first == 40
+    assert 0 < second <= 40
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+def test_each_invocation_spends_no_more_dollars_than_it_may(
+    tmp_path: Path, concurrency: int
+) -> None:
+    limit = Decimal("0.004")
+    spent = spend_until_done(tmp_path, concurrency, f"usd = {limit}", "sum(usd)")
+    assert len(spent) > 2
+    assert all(0 < each <= limit for each in spent)
+    # Not much is left over: a call may cost far more than it does.
+    assert all(each > limit / 3 for each in spent[:-1])
