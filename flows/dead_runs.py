@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -42,15 +42,20 @@ def alive(folder: RunFolder) -> Iterator[None]:
         yield
         return
     place = _place(folder)
-    file = place / flow_run_id
+    file, unlocked = place / flow_run_id, place / f".{flow_run_id}"
     with clear_disk_errors(file):
         place.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-        with suppress(OSError):
-            file.unlink()
+        unlocked.rename(file)  # nobody ever sees it without its lock while we live
+        try:
+            yield
+        except Exception:
+            file.unlink(missing_ok=True)
+            raise
+        # Whoever is told to end may not come to tell the server: then the next run does.
+        file.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 

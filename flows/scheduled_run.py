@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -90,23 +90,20 @@ def _locked(folder: RunFolder, may_wait: bool, progress: Progress) -> Iterator[N
     Raises:
         RunFolderBusy: another process has it, and we may not wait.
     """
-    has_said = False
-    while True:
-        lock = folder.lock("scopenote, scheduled")
-        try:
-            lock.__enter__()
-            break
-        except RunFolderBusy as busy:
-            if not may_wait:
-                raise
-            if not has_said:
-                progress.say(f"waiting for {busy.found}, which works on {folder.path}")
-                has_said = True
-        time.sleep(_WAIT_SECONDS)
-    try:
+    with ExitStack() as stack:
+        has_said = False
+        while True:
+            try:
+                stack.enter_context(folder.lock("scopenote, scheduled"))
+                break
+            except RunFolderBusy as busy:
+                if not may_wait:
+                    raise
+                if not has_said:
+                    progress.say(f"waiting for {busy.found}, which works on {folder.path}")
+                    has_said = True
+            time.sleep(_WAIT_SECONDS)
         yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _ending(report: RunReport, progress: Progress) -> State[None]:
