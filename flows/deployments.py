@@ -210,9 +210,9 @@ def _find(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
 def _anchor(before: DeploymentResponse | None, timetable: Timetable) -> datetime:
     """Where intervals are counted from: now, or as before where the interval is the same."""
     for each in before.schedules if before is not None else ():
-        if isinstance(each.schedule, IntervalSchedule):
-            if each.schedule.interval == timetable.every:
-                return each.schedule.anchor_date
+        rule = each.schedule
+        if isinstance(rule, IntervalSchedule) and rule.interval == timetable.every:
+            return rule.anchor_date
     return datetime.now(UTC)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from ..store.errors import RunFolderBusy, ScopenoteError
 from ..store.run_folder import RunFolder
