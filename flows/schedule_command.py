@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,13 +15,11 @@ import typer
 
 from ..store.errors import UserMistake
 from .model_commands import BudgetUsd, in_usd
+from .schedule_page import render_deployment, render_deployments
 from .terminal import complain, print_json, print_page, program
 from .timetable import Timetable, deployment_name
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from .deployments import Deployment
     from .schedule_server import ScheduleServer
 
 _SERVER_SECONDS = 120.0
@@ -217,7 +214,8 @@ def _serve(
     from .schedule_server import schedule_server
 
     folder = RunFolder(run).create()
-    with schedule_server(folder, port, pool) as serving:
+    # To be stopped is how this ends: nothing has failed.
+    with suppress(KeyboardInterrupt), schedule_server(folder, port, pool) as serving:
         complain(f"Starting Prefect at {serving.page}")
         from .deployments import deploy, prefect_client
 
@@ -228,6 +226,7 @@ def _serve(
         complain(f"Pages: {serving.page}\nTo stop: Ctrl-C, or `kill {os.getpid()}`")
         serving.start_worker()
         serving.watch()
+    complain("Stopped. Nothing begins until the same command is given again; its schedule is kept.")
 
 
 def _wait_until_up(serving: ScheduleServer) -> None:
@@ -245,38 +244,3 @@ def _wait_until_up(serving: ScheduleServer) -> None:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.1)
-
-
-def render_deployment(found: Deployment) -> RenderableType:
-    """One schedule, some lines."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from .visible_text import visible
-
-    lines = [Text(visible(found.run), style="bold")]
-    if found.is_paused:
-        when = Text("  paused", style="yellow")
-    else:
-        when = Text(f"  {', '.join(found.schedules) or 'no schedule'}")
-        if found.next_runs:
-            when.append(f"; next: {', '.join(_moment(each) for each in found.next_runs[:3])}")
-    lines += [when, Text(f"  when busy: {found.when_busy}; pool: {found.pool}", style="dim")]
-    if found.last_state is not None and found.last_at is not None:
-        said = f": {' '.join((found.last_message or '').split())}" if found.last_message else ""
-        lines.append(Text(visible(f"  last: {found.last_state}, {_moment(found.last_at)}{said}")))
-    return Group(*lines)
-
-
-def render_deployments(found: Sequence[Deployment]) -> RenderableType:
-    """The page of `--list`."""
-    from rich.console import Group
-    from rich.text import Text
-
-    if not found:
-        return Text("There are no schedules of ours on this server.")
-    return Group(*(render_deployment(each) for each in found))
-
-
-def _moment(when: datetime) -> str:
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -61,7 +61,7 @@ class Timetable:
             return cls(every=_parse_every(every))
         if cron is None:
             return None
-        zone = _parse_timezone(timezone or "UTC")
+        zone = _parse_timezone("UTC" if timezone is None else timezone)
         return cls(cron=_parse_cron(cron), timezone=zone)
 
     def schedule(self, anchor: datetime) -> DeploymentScheduleCreate:
