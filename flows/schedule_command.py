@@ -172,7 +172,7 @@ def _deploy(run: Path, parameters: dict[str, Any], timetable: Timetable | None, 
     print_page(render_deployment(found))
     complain(
         f"A worker runs it; where none does yet:\n"
-        f"  PREFECT_API_URL={url.rstrip('/')} prefect worker start --pool {shlex.quote(pool)}"
+        f"  PREFECT_API_URL={url.rstrip('/')} prefect worker start --pool {shlex.quote(pool)} --limit 2"
     )
 
 

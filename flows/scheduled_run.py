@@ -23,6 +23,7 @@ from ..store.run_folder import RunFolder
 from .config import load_config
 from .dead_runs import alive, declare_dead_runs
 from .leaving import leaving_when_told
+from .missed_firings import skip_what_was_due
 from .model_commands import in_usd
 from .prefect_home import without_heartbeats
 from .progress import Progress
@@ -77,6 +78,8 @@ def _run(
         folder = run_folder(path, config)
         for line in declare_dead_runs(folder):
             progress.say(line)
+        if n_due := skip_what_was_due():
+            progress.say(f"{n_due:,} more that were due are done with this one")
         # Not above: it takes seconds to import, which a run that is skipped does without.
         from .label_corpus import label_corpus
 

@@ -79,7 +79,17 @@ class Server:
         """Prefect's own, as a user starts it."""
         with (self.logs / f"worker-{pool}").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool],
+                [
+                    sys.executable,
+                    "-m",
+                    "prefect",
+                    "worker",
+                    "start",
+                    "--pool",
+                    pool,
+                    "--limit",
+                    "2",
+                ],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

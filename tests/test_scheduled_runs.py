@@ -77,7 +77,7 @@ def test_a_run_begins_by_itself_and_the_next_one_does_only_what_is_new(
 ) -> None:
     folder = tmp_path / "run"
     here = ["--out", folder, "--pool", "nightly"]
-    ours = schedule(server, config, *here, "--every", "10s")
+    ours = schedule(server, config, *here, "--every", "15s")
     with server.worker("nightly"):
         first = wait_until(
             lambda: server.flow_runs(ours["id"], "RUNNING", "COMPLETED"), "the first run"
@@ -270,3 +270,27 @@ def first_run(server: Server, run: Path) -> str:
 
 def ended_well(folder: Path) -> bool:
     return any(each["status"] == "done" for each in runs(folder))
+
+
+@pytest.mark.long
+def test_what_was_due_while_no_worker_ran_is_done_by_one_run(
+    server: Server, config: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    words = ["--out", folder, "--pool", "missed"]
+    ours = schedule(server, config, *words, "--every", "5s")
+    wait_until(lambda: len(due(server, ours)) >= 5, "some that are due")
+    with server.worker("missed"):
+        wait_until(lambda: server.flow_runs(ours["id"], "RUNNING"), "the first")
+        wait_until(lambda: "more that were due are done" in server.log_of("missed"), "the others")
+        schedule(server, config, *words[:2], "--pause")
+        wait_until(lambda: not server.flow_runs(ours["id"], "RUNNING", "PENDING"), "the end")
+    ended = server.flow_runs(ours["id"], "COMPLETED")
+    named = {each["state"]["name"] for each in ended}
+    assert named == {"Completed", "Skipped"}
+    # Skipped without a process.
+    assert any(each["run_count"] == 0 for each in ended)
+
+
+def due(server: Server, ours: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in server.flow_runs(ours["id"]) if each["state"]["name"] == "Late"]
