@@ -170,9 +170,9 @@ def _deploy(run: Path, parameters: dict[str, Any], timetable: Timetable | None, 
         found = deploy(client, deployment_name(run), parameters, timetable, pool)
         url = str(client.api_url)
     print_page(render_deployment(found))
+    worker = f"prefect worker start --pool {shlex.quote(pool)} --limit 2"
     complain(
-        f"A worker runs it; where none does yet:\n"
-        f"  PREFECT_API_URL={url.rstrip('/')} prefect worker start --pool {shlex.quote(pool)} --limit 2"
+        f"A worker runs it; where none does yet:\n  PREFECT_API_URL={url.rstrip('/')} {worker}"
     )
 
 

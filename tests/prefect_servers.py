@@ -50,6 +50,14 @@ class Server:
         """As the button on Prefect's page does."""
         return self.ask("POST", f"/deployments/{deployment_id}/create_flow_run")["id"]
 
+    def pause(self, deployment_id: str) -> None:
+        self.ask("POST", f"/deployments/{deployment_id}/pause_deployment")
+
+    def resume(self, deployment_id: str) -> None:
+        """And plans at once, which the server would come to by itself."""
+        self.ask("POST", f"/deployments/{deployment_id}/resume_deployment")
+        self.ask("POST", f"/deployments/{deployment_id}/schedule", min_runs=3)
+
     def cancel(self, flow_run_id: str) -> None:
         """As the button on Prefect's page does."""
         state = {"type": "CANCELLING", "name": "Cancelling"}

@@ -76,13 +76,12 @@ def test_a_run_begins_by_itself_and_the_next_one_does_only_what_is_new(
     server: Server, config: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    here = ["--out", folder, "--pool", "nightly"]
-    ours = schedule(server, config, *here, "--every", "15s")
+    ours = schedule(server, config, "--out", folder, "--pool", "nightly", "--every", "15s")
     with server.worker("nightly"):
         first = wait_until(
             lambda: server.flow_runs(ours["id"], "RUNNING", "COMPLETED"), "the first run"
         )[0]
-        schedule(server, config, *here[:2], "--pause")
+        server.pause(ours["id"])
         state = server.wait_for_end(first["id"])
         assert state["type"] == "COMPLETED", state["message"]
         assert count(folder, "labels WHERE text IS NOT NULL") > 900, server.log_of("nightly")
@@ -95,7 +94,7 @@ def test_a_run_begins_by_itself_and_the_next_one_does_only_what_is_new(
             for text in list(docstrings())[560:640]:
                 corpus.write("\n" + json.dumps({"text": text}))
         began_before = {each["id"] for each in server.flow_runs(ours["id"])}
-        schedule(server, config, *here[:2], "--resume")
+        server.resume(ours["id"])
         second = wait_until(
             lambda: [
                 each
@@ -104,7 +103,7 @@ def test_a_run_begins_by_itself_and_the_next_one_does_only_what_is_new(
             ],
             "the second run",
         )[0]
-        schedule(server, config, *here[:2], "--pause")
+        server.pause(ours["id"])
         state = server.wait_for_end(second["id"])
         assert state["type"] == "COMPLETED", state["message"]
     record = next(each for each in runs(folder) if each["flow_run"] == second["id"])
@@ -237,8 +236,10 @@ def test_with_server_one_command_is_server_and_worker_and_leaves_nothing_behind(
         page = wait_until(lambda: re.search(r"Pages: (\S+)", said.read_text()), "the page")[1]
         server = Server(f"{page}/api", {}, tmp_path)
         run = RunFolder(tmp_path / "run")
-        listed = server.scopenote("schedule", "--list", "--out", run.path)
-        assert "every 10s" in listed.stdout, listed.stderr
+        for option, shown in (("--list", "every 10s"), ("--pause", "paused"), ("--resume", "next")):
+            words = [config] if option != "--list" else []
+            answer = server.scopenote("schedule", *words, option, "--out", run.path)
+            assert shown in answer.stdout, answer.stderr
         # What dies is started again, and the schedule goes on.
         wait_for_collecting(server, first_run(server, run.path), run.path)
         kill(json.loads((run.scheduler.prefect_home / "server.json").read_bytes())["pid"])
@@ -277,13 +278,12 @@ def test_what_was_due_while_no_worker_ran_is_done_by_one_run(
     server: Server, config: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    words = ["--out", folder, "--pool", "missed"]
-    ours = schedule(server, config, *words, "--every", "5s")
+    ours = schedule(server, config, "--out", folder, "--pool", "missed", "--every", "5s")
     wait_until(lambda: len(due(server, ours)) >= 5, "some that are due")
     with server.worker("missed"):
         wait_until(lambda: server.flow_runs(ours["id"], "RUNNING"), "the first")
         wait_until(lambda: "more that were due are done" in server.log_of("missed"), "the others")
-        schedule(server, config, *words[:2], "--pause")
+        server.pause(ours["id"])
         wait_until(lambda: not server.flow_runs(ours["id"], "RUNNING", "PENDING"), "the end")
     ended = server.flow_runs(ours["id"], "COMPLETED")
     named = {each["state"]["name"] for each in ended}
