@@ -29,7 +29,7 @@ class Server:
     logs: Path
 
     def ask(self, method: str, path: str, **json: Any) -> Any:
-        answer = httpx.request(method, f"{self.url}{path}", json=json or None, timeout=30)
+        answer = httpx.request(method, f"{self.url}{path}", json=json or None, timeout=120)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -48,7 +48,8 @@ class Server:
 
     def run_now(self, deployment_id: str) -> str:
         """As the button on Prefect's page does."""
-        return self.ask("POST", f"/deployments/{deployment_id}/create_flow_run")["id"]
+        path = f"/deployments/{deployment_id}/create_flow_run"
+        return self.ask("POST", path, parameters={})["id"]
 
     def pause(self, deployment_id: str) -> None:
         self.ask("POST", f"/deployments/{deployment_id}/pause_deployment")
@@ -114,7 +115,7 @@ class Server:
         return (self.logs / f"worker-{pool}").read_text(errors="replace")
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 400) -> Any:
     """What the condition gives as soon as it is true of something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
