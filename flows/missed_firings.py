@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 from prefect.states import Completed
 
@@ -31,10 +31,12 @@ def skip_what_was_due() -> int:
         return 0
     due = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-        expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
+        expected_start_time=FlowRunFilterExpectedStartTime.model_validate(
+            {"before_": datetime.now(UTC)}
+        ),
     )
     ours = DeploymentFilter(id=DeploymentFilterId(any_=[mine.deployment_id]))
-    skipped = Completed(name="Skipped", message=_MESSAGE.format(name=mine.name))
+    skipped: State[None] = Completed(name="Skipped", message=_MESSAGE.format(name=mine.name))
     with get_client(sync_client=True) as client:
         # What somebody began by hand is meant to run by itself.
         found = [
