@@ -295,3 +295,33 @@ def test_what_was_due_while_no_worker_ran_is_done_by_one_run(
 
 def due(server: Server, ours: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in server.flow_runs(ours["id"]) if each["state"]["name"] == "Late"]
+
+
+@pytest.mark.long
+def test_prefects_own_commands_deploy_what_prefect_yaml_says(
+    server: Server, tmp_path: Path
+) -> None:
+    environment = {
+        **os.environ,
+        **server.environment,
+        "SCOPENOTE_CONFIG": "/nowhere/gemma.toml",
+        "SCOPENOTE_RUN": str(tmp_path / "run"),
+    }
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    root = Path(__file__).parents[1]
+    for words in (
+        ["work-pool", "create", "scopenote", "--type", "process"],
+        ["deploy", "--all"],
+    ):
+        done = subprocess.run(
+            [*prefect, *words], cwd=root, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    ours = deployment(server, tmp_path / "run")
+    assert ours["entrypoint"] == "scopenote.flows.scheduled_run.scheduled_run"
+    assert ours["parameters"]["budget_usd"] is None
+    assert ours["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
+    with server.worker("scopenote"):
+        state = server.wait_for_end(server.run_now(ours["id"]))
+    # It was found, loaded and begun, and said what is wrong with its parameters.
+    assert "There is no such configuration file." in state["message"]
