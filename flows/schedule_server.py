@@ -194,7 +194,7 @@ def _set_environment(folder: RunFolder, url: str) -> None:
 
 @contextmanager
 def _told_to_end() -> Iterator[None]:
-    """Ctrl-C and SIGTERM unwind the block; while it unwinds, once more kills."""
+    """Ctrl-C and SIGTERM unwind the block; once more leaves at once, and both end after us."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
