@@ -17,6 +17,7 @@ from ..store.errors import ExitCode, UserMistake
 from .hand_commands import label, vote
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
+from .schedule_command import schedule
 from .stage_commands import run_shard, run_stage, run_whole_job
 from .terminal import answer, print_json, print_page
 from .working import published
@@ -300,6 +301,7 @@ def show(
 app.command()(label)
 app.command()(vote)
 app.command()(runs)
+app.command()(schedule)
 app.command()(estimate)
 app.command()(replay)
 

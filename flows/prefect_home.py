@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..store.errors import StoreError
 from ..store.run_folder import RunFolder, clear_disk_errors
@@ -134,7 +135,7 @@ def isolate_prefect(folder: RunFolder, use_own_server: bool = False) -> PrefectS
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ.update(environment)
-    server, url = _start_server(folder)
+    server, url = start_server(folder)
     os.environ["PREFECT_API_URL"] = url
     # Registered before Prefect registers its own, and so called after they have sent their last.
     atexit.register(server.stop)
@@ -185,14 +186,11 @@ def _write_logging(folder: RunFolder, path: Path, content: str) -> None:
 def end_orphan(folder: RunFolder) -> bool:
     """Ends the server of a killed run, if one is recorded and still lives; True if it did."""
     record = _record(folder)
-    try:
-        recorded = json.loads(record.read_bytes())
-        pid, token = int(recorded["pid"]), str(recorded["token"])
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, TypeError, KeyError):
+    recorded = _read_record(record)
+    if recorded is None:
         record.unlink(missing_ok=True)
         return False
+    pid, token = recorded.pid, recorded.token
     # A process id is used again; the token in the command line is not.
     was_alive = token in _command_line(pid)
     if was_alive:
@@ -206,18 +204,39 @@ def end_orphan(folder: RunFolder) -> bool:
     return was_alive
 
 
-def _start_server(folder: RunFolder) -> tuple[PrefectServer, str]:
+def living_server(folder: RunFolder) -> str | None:
+    """The address of the server that another process has started here and that lives."""
+    recorded = _read_record(_record(folder))
+    if recorded is None or recorded.token not in _command_line(recorded.pid):
+        return None
+    return _address(recorded.port)
+
+
+def start_server(
+    folder: RunFolder, port: int = 0, is_lasting: bool = False
+) -> tuple[PrefectServer, str]:
+    """Starts a server that ends with this process, and gives its address.
+
+    Args:
+        folder: whose Prefect home is already in the environment.
+        port: on loopback; 0 for any that is free.
+        is_lasting: with schedules and web pages, not only what one flow needs.
+
+    Raises:
+        OSError: the port is taken.
+    """
     folder.prefect_home.mkdir(parents=True, exist_ok=True)
     folder.logs.mkdir(parents=True, exist_ok=True)
     log = folder.logs / "prefect_server.log"
     token = secrets.token_hex(8)
+    kind = ["lasting"] if is_lasting else []
     read_end, write_end = os.pipe()
     # The socket listens from now on, so whoever calls before the server is up only waits.
-    with socket.create_server(("127.0.0.1", 0)) as listener, clear_disk_errors(log):
+    with socket.create_server(("127.0.0.1", port)) as listener, clear_disk_errors(log):
         port = listener.getsockname()[1]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", _SERVER_MODULE, str(listener.fileno()), token],
+                [sys.executable, "-m", _SERVER_MODULE, str(listener.fileno()), token, *kind],
                 stdin=read_end,
                 stdout=output,
                 stderr=output,
@@ -232,11 +251,29 @@ def _start_server(folder: RunFolder) -> tuple[PrefectServer, str]:
     record = _record(folder)
     with clear_disk_errors(record):
         record.write_text(json.dumps({"pid": process.pid, "token": token, "port": port}))
-    return PrefectServer(process, record, log, write_end), f"http://127.0.0.1:{port}/api"
+    return PrefectServer(process, record, log, write_end), _address(port)
+
+
+def _address(port: int) -> str:
+    return f"http://127.0.0.1:{port}/api"
+
+
+class _Record(NamedTuple):
+    pid: int
+    token: str
+    port: int
 
 
 def _record(folder: RunFolder) -> Path:
     return folder.prefect_home / "server.json"
+
+
+def _read_record(file: Path) -> _Record | None:
+    try:
+        recorded = json.loads(file.read_bytes())
+        return _Record(int(recorded["pid"]), str(recorded["token"]), int(recorded.get("port", 0)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _command_line(pid: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import duckdb
+from prefect.runtime import flow_run
 
 from .. import __version__
 from ..store.absorb import absorb_inbox, remove_absorbed
@@ -70,9 +71,10 @@ def recorded_run(
     if outer is not None:
         yield outer
         return
+    settings = config.model_dump(mode="json")
     with open_work(folder.path) as work:
         run = RecordedRun(
-            begin_run(work, command, config.model_dump(mode="json"), __version__),
+            begin_run(work, command, settings, __version__, _flow_run_id()),
             begin_spending(work, config.budget, budget_usd),
         )
         absorb_inbox(work, folder.inbox)
@@ -92,3 +94,8 @@ def recorded_run(
         end_run(work, run.run_id, "done", run.report.as_dict())
         publish(work, folder.path)
         remove_absorbed(work, folder.inbox)
+
+
+def _flow_run_id() -> str | None:
+    """The flow run that all of this is part of: what a page of Prefect's lists, and can cancel."""
+    return flow_run.root_flow_run_id or None

@@ -81,6 +81,11 @@ class RunFolder:
         return folder
 
     @property
+    def scheduler(self) -> RunFolder:
+        """What belongs to the one process that serves a schedule: lock, logs, Prefect's home."""
+        return RunFolder(self.prefect_home / "schedule")
+
+    @property
     def config_file(self) -> Path:
         """The configuration as resolved."""
         return self.path / "run.toml"

@@ -16,7 +16,11 @@ _UNFINISHED = "running"
 
 
 def begin_run(
-    connection: duckdb.DuckDBPyConnection, command: str, config: dict[str, Any], version: str
+    connection: duckdb.DuckDBPyConnection,
+    command: str,
+    config: dict[str, Any],
+    version: str,
+    flow_run_id: str | None = None,
 ) -> str:
     """Records a run that starts now, and that older ones still marked as running have died."""
     connection.execute(
@@ -25,9 +29,9 @@ def begin_run(
     )
     run_id = uuid4().hex[:12]
     connection.execute(
-        "INSERT INTO runs (run_id, command, started_at, status, config, version) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
-        [run_id, command, now(), _UNFINISHED, json.dumps(config), version],
+        "INSERT INTO runs (run_id, command, started_at, status, config, version, flow_run_id) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [run_id, command, now(), _UNFINISHED, json.dumps(config), version, flow_run_id],
     )
     return run_id
 
@@ -40,6 +44,22 @@ def end_run(
         "UPDATE runs SET finished_at = ?, status = ?, summary = ? WHERE run_id = ?",
         [now(), status, json.dumps(summary), run_id],
     )
+
+
+def flow_runs_without_an_end(connection: duckdb.DuckDBPyConnection, n: int) -> tuple[str, ...]:
+    """The flow runs of invocations that did not record their own end, the last so many.
+
+    Whoever asks holds the folder's lock, so that none of them is still at work.
+    """
+    rows = connection.execute(
+        """
+        SELECT flow_run_id FROM runs
+        WHERE flow_run_id IS NOT NULL AND status IN ('running', 'interrupted')
+        ORDER BY started_at DESC LIMIT $n
+        """,
+        {"n": n},
+    ).fetchall()
+    return tuple(flow_run_id for (flow_run_id,) in rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,13 @@ MIGRATIONS: tuple[Migration, ...] = (
         WHERE place = 1;
         """,
     ),
+    Migration(
+        "who ran it",
+        """
+        -- The flow run on a Prefect server, of a server that has outlived the run maybe.
+        ALTER TABLE runs ADD COLUMN flow_run_id VARCHAR;
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -34,6 +34,7 @@ COMMANDS = (
     "label",
     "vote",
     "runs",
+    "schedule",
     "estimate",
     "replay",
     "doctor",
