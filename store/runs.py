@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -11,6 +11,7 @@ from uuid import uuid4
 import duckdb
 
 from .database import now
+from .run_summaries import REPORT, RunSummary
 
 _UNFINISHED = "running"
 
@@ -51,6 +52,7 @@ class RunRecord:
         status: `running`, `done`, `failed` or `interrupted`.
         version: of Scopenote.
         stages: what it did, as `flows/reports.py` has it; empty where it was killed.
+        summary: what it changed; None where it was stopped, killed, or of an older version.
     """
 
     run_id: str
@@ -60,6 +62,12 @@ class RunRecord:
     status: str | None
     version: str | None
     stages: tuple[dict[str, Any], ...]
+    summary: RunSummary | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        named = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**named, "summary": None if self.summary is None else self.summary.as_dict()}
 
 
 def read_runs(connection: duckdb.DuckDBPyConnection, n: int) -> tuple[RunRecord, ...]:
@@ -71,15 +79,14 @@ def read_runs(connection: duckdb.DuckDBPyConnection, n: int) -> tuple[RunRecord,
         """,
         {"n": n},
     ).fetchall()
-    return tuple(
-        RunRecord(
-            run_id,
-            command,
-            started_at,
-            finished_at,
-            status,
-            version,
-            tuple(json.loads(summary or "{}").get("stages", ())),
-        )
-        for run_id, command, started_at, finished_at, status, version, summary in rows
+    return tuple(_record(*row[:-1], json.loads(row[-1] or "{}")) for row in rows)
+
+
+def _record(*facts_and_content: Any) -> RunRecord:
+    *facts, content = facts_and_content
+    report = content.get(REPORT)
+    return RunRecord(
+        *facts,
+        stages=tuple(content.get("stages", ())),
+        summary=None if report is None else RunSummary.from_dict(report),
     )
