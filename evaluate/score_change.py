@@ -59,7 +59,8 @@ def change_of_medians(
     """The median of `now` less that of `before`; None where either state has no scores.
 
     Args:
-        before, now: of the same features in the same order; NaN where a state has no score.
+        before: scores of features; NaN where that state has none.
+        now: of the same features in the same order, likewise.
         resamples: of features.
         level: how often the interval should hold the truth.
     """

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .alert_settings import AlertSection
     from .reports import RunReport
 
+FAILED = "failed"
+"""The kind of alert that a run raises by failing; all others are by their own words."""
+
 # Providers answer a batch within a day, or end it.
 _LONGEST_BATCH = timedelta(hours=26)
 
@@ -49,13 +52,11 @@ def find_alerts(
     )
 
 
-def _failed(
-    summary: RunSummary, report: RunReport, error: Exception | None
-) -> Iterator[Alert]:
+def _failed(summary: RunSummary, report: RunReport, error: Exception | None) -> Iterator[Alert]:
     if error is None:
         return
     if not isinstance(error, BudgetSpent):
-        yield Alert("failed", f"the run failed: {summary.error}")
+        yield Alert(FAILED, f"the run failed: {summary.error}")
     elif not any(stage.done for stage in report.stages):
         yield Alert("stalled", f"nothing could be done: {summary.error}")
 

@@ -87,9 +87,7 @@ def in_a_line(error: Exception) -> str:
     return line if len(line) <= _MOST_ERROR_CHARACTERS else line[:_MOST_ERROR_CHARACTERS] + "…"
 
 
-def compare_scores(
-    columns: dict[str, Any], resamples: Resamples
-) -> tuple[ScoreComparison, ...]:
+def compare_scores(columns: dict[str, Any], resamples: Resamples) -> tuple[ScoreComparison, ...]:
     """By simulator, scores now beside those before; what columns there are is the store's to say.
 
     Only scores by one simulator are compared with each other: another judge is another scale.
@@ -119,8 +117,11 @@ def _distribution(scores: Any, reasons: Any, is_scored: Any) -> Distribution:
     undefined = Counter(
         str(reason or "no reason given") for reason in reasons[is_scored & ~np.isfinite(scores)]
     )
-    quartiles = np.quantile(defined, [0.25, 0.5, 0.75]).tolist() if len(defined) else [None] * 3
-    return Distribution(len(defined), *quartiles, dict(undefined.most_common()))
+    quarter, median, three_quarters = (
+        np.quantile(defined, [0.25, 0.5, 0.75]).tolist() if len(defined) else [None] * 3
+    )
+    by_reason = dict(undefined.most_common())
+    return Distribution(len(defined), quarter, median, three_quarters, by_reason)
 
 
 def _is_of(standing: GoldStanding, covered: Covered) -> bool:

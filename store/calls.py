@@ -242,9 +242,7 @@ class Spending:
     usd: Decimal | None
 
 
-def spent(
-    connection: duckdb.DuckDBPyConnection, since: datetime | None = None
-) -> list[Spending]:
+def spent(connection: duckdb.DuckDBPyConnection, since: datetime | None = None) -> list[Spending]:
     """What was spent after a moment or at all, by purpose and model.
 
     Nothing in a run made before calls were kept.

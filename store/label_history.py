@@ -95,12 +95,11 @@ def read_scores_twice(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 def _plain(column: Any) -> Any:
     """A column without a mask: NaN in the place of a number, None in that of anything else."""
-    import numpy as np
-
-    if not isinstance(column, np.ma.MaskedArray):
+    if not hasattr(column, "mask"):  # an array that is masked nowhere
         return column
-    is_number = column.dtype.kind == "f"
-    return column.filled(np.nan) if is_number else column.astype(object).filled(None)
+    values = column.data.copy()
+    values[column.mask] = float("nan") if values.dtype.kind == "f" else None
+    return values
 
 
 def append_history(connection: duckdb.DuckDBPyConnection, run_id: str) -> int:

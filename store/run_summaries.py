@@ -258,9 +258,7 @@ def read_tried_windows(connection: duckdb.DuckDBPyConnection, covered: Covered) 
     return TriedWindows(*rows[0])
 
 
-def read_call_failures(
-    connection: duckdb.DuckDBPyConnection, covered: Covered
-) -> dict[str, int]:
+def read_call_failures(connection: duckdb.DuckDBPyConnection, covered: Covered) -> dict[str, int]:
     """Calls that gave nothing usable, by the reason that stands before the endpoint's words."""
     rows = connection.execute(
         """

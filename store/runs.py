@@ -11,9 +11,11 @@ from uuid import uuid4
 import duckdb
 
 from .database import now
+from .near_features import read_rows
 from .run_summaries import REPORT, RunSummary
 
 _UNFINISHED = "running"
+NOTES = "notes"
 
 
 def begin_run(
@@ -53,6 +55,8 @@ class RunRecord:
         version: of Scopenote.
         stages: what it did, as `flows/reports.py` has it; empty where it was killed.
         summary: what it changed; None where it was stopped, killed, or of an older version.
+        notes: what was found out after its end, a sentence each.
+        flow_run_id: what it was at a Prefect server; None where that is not known.
     """
 
     run_id: str
@@ -63,6 +67,8 @@ class RunRecord:
     version: str | None
     stages: tuple[dict[str, Any], ...]
     summary: RunSummary | None = None
+    notes: tuple[str, ...] = ()
+    flow_run_id: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -72,21 +78,46 @@ class RunRecord:
 
 def read_runs(connection: duckdb.DuckDBPyConnection, n: int) -> tuple[RunRecord, ...]:
     """The last so many invocations, the latest first."""
-    rows = connection.execute(
-        """
-        SELECT run_id, command, started_at, finished_at, status, version, summary FROM runs
-        ORDER BY started_at DESC, run_id LIMIT $n
-        """,
-        {"n": n},
-    ).fetchall()
-    return tuple(_record(*row[:-1], json.loads(row[-1] or "{}")) for row in rows)
+    return _read(connection, "true", n)
 
 
-def _record(*facts_and_content: Any) -> RunRecord:
-    *facts, content = facts_and_content
+def read_last_ended(connection: duckdb.DuckDBPyConnection) -> RunRecord | None:
+    """The latest invocation that left a summary; None where none did."""
+    return next(iter(_read(connection, f"json_exists(summary, '$.{REPORT}')", 1)), None)
+
+
+def add_note(connection: duckdb.DuckDBPyConnection, run_id: str, note: str) -> None:
+    """Adds a sentence to what is known of a run that has ended."""
+    rows = connection.execute("SELECT summary FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    content = json.loads(rows[0][0] or "{}") if rows else {}
+    content[NOTES] = [*content.get(NOTES, ()), note]
+    connection.execute(
+        "UPDATE runs SET summary = ? WHERE run_id = ?", [json.dumps(content), run_id]
+    )
+
+
+def _read(connection: duckdb.DuckDBPyConnection, condition: str, n: int) -> tuple[RunRecord, ...]:
+    # All columns, by name: a run of an older version lacks some.
+    rows = read_rows(
+        connection,
+        f"SELECT * FROM runs WHERE {condition} ORDER BY started_at DESC, run_id LIMIT $1",
+        [n],
+    )
+    return tuple(map(_record, rows))
+
+
+def _record(row: dict[str, Any]) -> RunRecord:
+    content = json.loads(row["summary"] or "{}")
     report = content.get(REPORT)
     return RunRecord(
-        *facts,
+        run_id=row["run_id"],
+        command=row["command"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        status=row["status"],
+        version=row["version"],
         stages=tuple(content.get("stages", ())),
         summary=None if report is None else RunSummary.from_dict(report),
+        notes=tuple(content.get(NOTES, ())),
+        flow_run_id=row.get("flow_run_id"),
     )
