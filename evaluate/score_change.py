@@ -79,13 +79,13 @@ def _resampled_medians(
 ) -> Float64[np.ndarray, " B"]:
     """The median of each resample, to the width of a bin; NaN for one that drew nothing."""
     has_score = np.isfinite(scores)
-    groups = np.flatnonzero(has_score) % N_GROUPS
+    used, groups = np.unique(np.flatnonzero(has_score) % N_GROUPS, return_inverse=True)
     levels, places = np.unique(
         np.round(scores[has_score] * _BINS_PER_UNIT).astype(np.int64), return_inverse=True
     )
-    tabled = np.bincount(places * N_GROUPS + groups, minlength=len(levels) * N_GROUPS)
-    counts: Float32[np.ndarray, "L G"] = tabled.reshape(len(levels), N_GROUPS).astype(np.float32)
-    below: Float32[np.ndarray, "L B"] = np.cumsum(counts @ resamples.count, axis=0)
+    tabled = np.bincount(places * len(used) + groups, minlength=len(levels) * len(used))
+    counts: Float32[np.ndarray, "L G"] = tabled.reshape(len(levels), -1).astype(np.float32)
+    below: Float32[np.ndarray, "L B"] = np.cumsum(counts @ resamples.count[used], axis=0)
     medians = levels[np.argmax(below >= below[-1] / 2, axis=0)] / _BINS_PER_UNIT
     return np.where(below[-1] > 0, medians, np.nan)
 

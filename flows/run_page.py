@@ -10,17 +10,17 @@ from rich.text import Text
 
 from ..store.runs import RunRecord
 from .plain_tables import plain_table
-from .run_sections import RunSection, earlier_runs, sections_of, took
+from .run_sections import STAGES, RunSection, earlier_runs, sections_of, took
 from .visible_text import visible
 
 
-def last_run_blocks(record: RunRecord) -> Iterator[RenderableType]:
-    """The last run, as `scopenote status` and the end of a run have it."""
+def last_run_blocks(record: RunRecord, title: str = "Last run") -> Iterator[RenderableType]:
+    """A run, as `scopenote status` and the end of a run have it."""
     from .summary import STATUS_STYLES, moment
 
     status = record.status or "–"
     yield Text.assemble(
-        ("Last run", "bold"),
+        (title, "bold"),
         f"  {moment(record.started_at)}  {record.command or '–'}  {took(record)}  ",
         (status, STATUS_STYLES.get(status, "")),
     )
@@ -44,8 +44,11 @@ def summary_blocks(record: RunRecord, has_stages: bool = True) -> Iterator[Rende
             yield _indented(line)
     for note in record.notes:
         yield _indented(Text(visible(note), style="yellow"))
-    for section in sections_of(record):
-        if section.title != "Stages" or has_stages:
+    sections = [each for each in sections_of(record) if has_stages or each.title != STAGES]
+    for place, section in enumerate(sections):
+        if section.rows:
+            if place or not has_stages:
+                yield ""
             yield _indented(_table(section))
             for words in section.lines:
                 yield _indented(Text(visible(words), style="dim"))

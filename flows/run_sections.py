@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..store.runs import RunRecord
 from .progress import duration
 from .show_feature import figure, interval
 
+STAGES = "Stages"
 _DIGITS = 3
 
 
@@ -37,6 +38,15 @@ class RunSection:
     rows: tuple[tuple[str, ...], ...] = ()
     lines: tuple[str, ...] = ()
 
+    def without_empty_columns(self) -> RunSection:
+        """The same without columns in which nothing stands."""
+        filled = [at for at in range(len(self.columns)) if any(row[at] for row in self.rows)]
+        return replace(
+            self,
+            columns=tuple(self.columns[at] for at in filled),
+            rows=tuple(tuple(row[at] for at in filled) for row in self.rows),
+        )
+
 
 def took(record: RunRecord) -> str:
     """How long a run took; a dash while it has not ended."""
@@ -53,13 +63,18 @@ def deed(stage: Mapping[str, Any]) -> str:
 
 def sections_of(record: RunRecord) -> Iterator[RunSection]:
     """What a run did and changed, part by part; only those with something in them."""
+    for section in _sections(record):
+        yield section.without_empty_columns()
+
+
+def _sections(record: RunRecord) -> Iterator[RunSection]:
     if record.stages:
         yield _stages(record.stages)
     if (summary := record.summary) is None:
         return
     if summary.labels:
         yield _labels(summary)
-    if any(_has_moved(each) for each in summary.scores):
+    if any(each.before is not None and _has_moved(each) for each in summary.scores):
         yield _scores(summary)
     if any(each.n_calls for each in summary.cost):
         yield _cost(summary)
@@ -85,7 +100,7 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> RunSection:
         )
         for stage in stages
     )
-    return RunSection("Stages", ("stage", "did", "took>"), rows)
+    return RunSection(STAGES, ("stage", "did", "took>"), rows)
 
 
 def _labels(summary: RunSummary) -> RunSection:
@@ -153,9 +168,10 @@ def comparison_lines(scores: ScoreComparison) -> Iterator[str]:
         )
     if scores.n_other_judge:
         yield f"{who}: {scores.n_other_judge:,} were scored by another before, and not compared"
-    if scores.now.undefined:
-        reasons = "; ".join(f"{n:,} {reason}" for reason, n in scores.now.undefined.items())
-        yield f"{who}: undefined: {reasons}"
+    before = {} if scores.before is None else scores.before.undefined
+    for reason, n in scores.now.undefined.items():
+        if n != before.get(reason, 0):
+            yield f"{who}: {n:,} undefined ({before.get(reason, 0):,} before): {reason}"
 
 
 def _change(change: ScoreChange) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..evaluate.intervals import Resamples, draw_resamples
 from ..evaluate.score_change import change_of_medians, change_of_pairs
+from ..label.explainers import NEVER_ACTIVE
 from ..store.batch_record import batches_under_way
 from ..store.calls import Spending
 from ..store.database import now
@@ -23,6 +24,7 @@ from ..store.run_summaries import (
     Covered,
     Distribution,
     JudgeStanding,
+    NewLabels,
     RunSummary,
     ScoreComparison,
     read_call_failures,
@@ -61,7 +63,7 @@ def summarize_run(
     cost, cost_in_all = read_cost(connection, covered)
     summary = RunSummary(
         covered=covered.run_ids,
-        labels=read_new_labels(connection, covered),
+        labels=tuple(map(_of_work, read_new_labels(connection, covered))),
         in_force=compare_in_force(connection),
         scores=compare_scores(read_scores_twice(connection), draw_resamples(_SEED)),
         windows=read_tried_windows(connection, covered),
@@ -122,6 +124,12 @@ def _distribution(scores: Any, reasons: Any, is_scored: Any) -> Distribution:
     )
     by_reason = dict(undefined.most_common())
     return Distribution(len(defined), quarter, median, three_quarters, by_reason)
+
+
+def _of_work(labels: NewLabels) -> NewLabels:
+    """Without the features that there is no text for: that is no failure of the work."""
+    failures = {reason: n for reason, n in labels.failures.items() if reason != NEVER_ACTIVE}
+    return replace(labels, failures=failures)
 
 
 def _is_of(standing: GoldStanding, covered: Covered) -> bool:

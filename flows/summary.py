@@ -82,7 +82,7 @@ def render_ending(
     blocks += _losses_block(status.saes)
     blocks += _failures(status.saes)
     if status.last is not None:
-        blocks += ["", *last_run_blocks(status.last)]
+        blocks += ["", *last_run_blocks(status.last, "This run")]
     blocks += ["", *_whereabouts(status, folder)]
     blocks += ["", *_next_steps(extremes, folder, program)]
     return Group(*blocks)

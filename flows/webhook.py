@@ -83,7 +83,8 @@ def _post(address: str, content: Mapping[str, Any], seconds: float) -> _Outcome:
 def _last_outcome(state: RetryCallState) -> _Outcome:
     assert state.outcome is not None  # called after the last attempt
     last: _Outcome = state.outcome.result()
-    return _Outcome(f"{last.reason}, {state.attempt_number} times")
+    often = f", {state.attempt_number} times" if state.attempt_number > 1 else ""
+    return _Outcome(f"{last.reason}{often}")
 
 
 @contextmanager
