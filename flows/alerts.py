@@ -45,6 +45,7 @@ def find_alerts(
     """
     return (
         *_failed(summary, report, error),
+        *_stalled(report),
         *_drifted(summary, settings),
         *_fallen(summary, settings),
         *_too_many_failures(summary, report, settings),
@@ -57,8 +58,20 @@ def _failed(summary: RunSummary, report: RunReport, error: Exception | None) -> 
         return
     if not isinstance(error, BudgetSpent):
         yield Alert(FAILED, f"the run failed: {summary.error}")
-    elif not any(stage.done for stage in report.stages):
+    elif not _did_anything(report):
         yield Alert("stalled", f"nothing could be done: {summary.error}")
+
+
+def _stalled(report: RunReport) -> Iterator[Alert]:
+    if any(stage.is_spent for stage in report.stages) and not _did_anything(report):
+        n_left = max(stage.left for stage in report.stages)
+        left = f", and {n_left:,} features are left" if n_left else ""
+        yield Alert("stalled", f"what it may spend was spent before anything was done{left}")
+
+
+def _did_anything(report: RunReport) -> bool:
+    """Whether labels were made or scored: text alone is collected without cost."""
+    return any(stage.done for stage in report.stages if stage.stage != "collect")
 
 
 def _drifted(summary: RunSummary, settings: AlertSection) -> Iterator[Alert]:

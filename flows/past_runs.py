@@ -77,10 +77,11 @@ def _deeds(record: RunRecord) -> Iterator[RenderableType]:
 
 def _words_of(stage: dict[str, Any]) -> Iterator[str]:
     from .progress import duration
-    from .run_sections import deed
+    from .run_sections import deed, plan_lines
 
     seconds = stage.get("seconds")
     yield deed(stage) + (f", in {duration(seconds)}" if seconds else "")
+    yield from plan_lines(stage)
     if stage.get("waiting"):
         yield f"{stage['waiting']:,} wait for answers"
     for reason, n in stage.get("failures", {}).items():

@@ -100,7 +100,20 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> RunSection:
         )
         for stage in stages
     )
-    return RunSection(STAGES, ("stage", "did", "took>"), rows)
+    lines = tuple(words for stage in stages for words in plan_lines(stage))
+    return RunSection(STAGES, ("stage", "did", "took>"), rows, lines)
+
+
+def plan_lines(stage: Mapping[str, Any]) -> Iterator[str]:
+    """Why labels were asked for, and what is left to do, a sentence each."""
+    reasons = [f"{why} {n:,}" for why, n in stage.get("reasons", {}).items() if n]
+    if reasons:
+        yield f"{stage['unit']} by a model, and why: {', '.join(reasons)}"
+    left = f"{stage['left']:,} features are left" if stage.get("left") else ""
+    if stage.get("is_spent"):
+        yield f"{stage['stage']}: what it may spend is spent" + (f", {left}" if left else "")
+    elif left:
+        yield left
 
 
 def _labels(summary: RunSummary) -> RunSection:

@@ -144,6 +144,17 @@ def test_a_budget_that_was_spent_on_something_raises_none_and_on_nothing_one(
     assert kinds(end(connection, begin(connection), nothing, spent)) == ["stalled"]
 
 
+def test_a_run_that_may_spend_nothing_more_is_noticed_though_it_read_text(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    read = StageReport("collect", "tokens", 1000)
+    spent = StageReport("explain", "labels", 0, 40, left=1234, is_spent=True)
+    (alert,) = end(connection, begin(connection), RunReport((read, spent))).alerts
+    assert (alert.kind, "1,234 features are left" in alert.text) == ("stalled", True)
+    scored = StageReport("score", "labels", 1)
+    assert end(connection, begin(connection), RunReport((read, spent, scored))).alerts == ()
+
+
 @pytest.mark.parametrize(("hours", "expected"), [(23, []), (30, ["stalled"])])
 def test_a_batch_that_should_be_done_by_now_raises_one(
     connection: duckdb.DuckDBPyConnection, hours: int, expected: list[str]

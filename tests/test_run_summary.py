@@ -259,6 +259,24 @@ def test_a_run_that_failed_says_what_it_had_done_and_why_it_ended(
     assert "The budget does not cover the next call. ($1.00 of $1.00)" in shown(record)
 
 
+def test_why_labels_were_written_and_what_is_left_is_said(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    stage = StageReport(
+        "explain",
+        "labels",
+        1200,
+        reasons={"no label": 1000, "other contexts": 200, "low score": 0},
+        left=3000,
+        is_spent=True,
+    )
+    end(connection, begin(connection), RunReport((stage,)))
+    text = shown(last(connection))
+    assert "labels by a model, and why: no label 1,000, other contexts 200" in text
+    assert "explain: what it may spend is spent, 3,000 features are left" in text
+    assert "low score" not in text
+
+
 # --- pages ------------------------------------------------------------------------------------
 
 
