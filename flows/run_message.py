@@ -56,9 +56,7 @@ def _text(folder_name: str, alerts: Sequence[Alert], record: RunRecord | None) -
         failed = sum(each.failures.values())
         by = each.explainer if each.model is None else f"{each.explainer}, {each.model}"
         yield _safe(f"{each.n:,} labels by {by}" + (f", {failed:,} failed" if failed else ""))
-    for scores in summary.scores:
-        if scores.pairs is not None:
-            yield from map(_safe, comparison_lines(scores))
+    yield from map(_safe, comparison_lines(summary))
     for section in sections_of(record):
         if section.title == "Cost":
             yield from map(_safe, section.lines)

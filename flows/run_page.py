@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..store.runs import RunRecord
 from .plain_tables import plain_table
-from .run_sections import STAGES, RunSection, earlier_runs, sections_of, took
+from .run_sections import FAILURES, STAGES, RunSection, earlier_runs, sections_of, took
 from .visible_text import visible
 
 
@@ -32,7 +32,7 @@ def summary_blocks(record: RunRecord, has_stages: bool = True) -> Iterator[Rende
 
     Args:
         record: the run.
-        has_stages: whether what its stages did is to be said as well.
+        has_stages: whether what its stages did, and what failed in them, is to be said as well.
     """
     if record.summary is not None:
         if (others := earlier_runs(record.summary)) is not None:
@@ -44,10 +44,10 @@ def summary_blocks(record: RunRecord, has_stages: bool = True) -> Iterator[Rende
             yield _indented(line)
     for note in record.notes:
         yield _indented(Text(visible(note), style="yellow"))
-    sections = [each for each in sections_of(record) if has_stages or each.title != STAGES]
-    for place, section in enumerate(sections):
-        if section.rows:
-            if place or not has_stages:
+    left_out = () if has_stages else (STAGES, FAILURES)
+    for section in sections_of(record):
+        if section.title not in left_out:
+            if section.title != STAGES:
                 yield ""
             yield _indented(_table(section))
             for words in section.lines:

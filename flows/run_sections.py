@@ -18,7 +18,7 @@ from ..store.runs import RunRecord
 from .progress import duration
 from .show_feature import figure, interval
 
-STAGES = "Stages"
+STAGES, FAILURES = "Stages", "Failures"
 _DIGITS = 3
 
 
@@ -74,13 +74,13 @@ def _sections(record: RunRecord) -> Iterator[RunSection]:
         return
     if summary.labels:
         yield _labels(summary)
-    if any(each.before is not None and _has_moved(each) for each in summary.scores):
+    if _moved(summary):
         yield _scores(summary)
     if any(each.n_calls for each in summary.cost):
         yield _cost(summary)
     failures = tuple(_failures(record.stages, summary))
     if failures:
-        yield RunSection("Failures", ("of>", "what", "why"), failures)
+        yield RunSection(FAILURES, ("failed>", "what", "why"), failures)
 
 
 def earlier_runs(summary: RunSummary) -> str | None:
@@ -100,7 +100,7 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> RunSection:
         )
         for stage in stages
     )
-    lines = tuple(words for stage in stages for words in plan_lines(stage))
+    lines = tuple(f"{stage['stage']}: {words}" for stage in stages for words in plan_lines(stage))
     return RunSection(STAGES, ("stage", "did", "took>"), rows, lines)
 
 
@@ -108,10 +108,10 @@ def plan_lines(stage: Mapping[str, Any]) -> Iterator[str]:
     """Why labels were asked for, and what is left to do, a sentence each."""
     reasons = [f"{why} {n:,}" for why, n in stage.get("reasons", {}).items() if n]
     if reasons:
-        yield f"{stage['unit']} by a model, and why: {', '.join(reasons)}"
+        yield f"written because of: {', '.join(reasons)}"
     left = f"{stage['left']:,} features are left" if stage.get("left") else ""
     if stage.get("is_spent"):
-        yield f"{stage['stage']}: what it may spend is spent" + (f", {left}" if left else "")
+        yield "what it may spend is spent" + (f", {left}" if left else "")
     elif left:
         yield left
 
@@ -141,20 +141,21 @@ def _labels(summary: RunSummary) -> RunSection:
     return RunSection("New labels", ("by", "model", "new>", "again>", "failed>"), rows, (line,))
 
 
-def _has_moved(scores: ScoreComparison) -> bool:
-    return scores.pairs is not None or scores.before != scores.now
+def _moved(summary: RunSummary) -> list[ScoreComparison]:
+    """Those to be shown: what has changed, once there is anything that it has changed from."""
+    if all(each.before is None for each in summary.scores):
+        return []
+    return [each for each in summary.scores if each.pairs is not None or each.before != each.now]
 
 
 def _scores(summary: RunSummary) -> RunSection:
     rows: list[tuple[str, ...]] = []
-    lines: list[str] = []
-    for each in filter(_has_moved, summary.scores):
+    for each in _moved(summary):
         if each.before is not None:
             rows.append((each.simulator, "before", *_figures(each.before)))
         rows.append(("" if each.before else each.simulator, "now", *_figures(each.now)))
-        lines += comparison_lines(each)
     columns = ("judged by", "", "scored>", "undefined>", "median>", "middle half")
-    return RunSection("Scores", columns, tuple(rows), tuple(lines))
+    return RunSection("Scores", columns, tuple(rows), tuple(comparison_lines(summary)))
 
 
 def _figures(scores: Distribution) -> tuple[str, ...]:
@@ -167,24 +168,33 @@ def _figures(scores: Distribution) -> tuple[str, ...]:
     )
 
 
-def comparison_lines(scores: ScoreComparison) -> Iterator[str]:
-    """How scores by a simulator have changed, a sentence each."""
-    who = scores.simulator
+def comparison_lines(summary: RunSummary) -> Iterator[str]:
+    """How scores have changed, a sentence each."""
+    moved = _moved(summary)
+    for each in moved:
+        who = f"{each.simulator}: " if len(moved) > 1 else ""
+        yield from (who + words for words in _comparison(each))
+    changes = [change for each in moved for change in (each.medians, each.pairs)]
+    if any(change is not None and change.low is not None for change in changes):
+        yield "in brackets: where 95% of resamples of the features lie"
+
+
+def _comparison(scores: ScoreComparison) -> Iterator[str]:
     if scores.medians is not None:
-        yield f"{who}: the median of all by {_change(scores.medians)}"
+        yield f"median of all: {_change(scores.medians)}"
     if scores.pairs is not None:
         n = scores.pairs.n
-        has = "feature has" if n == 1 else "features have"
+        features = "1 feature" if n == 1 else f"{n:,} features"
         yield (
-            f"{who}: {n:,} {has} another label or score, each beside its last, "
-            f"by {_change(scores.pairs)} on average"
+            f"{features} with another label or score, each against its own last: "
+            f"{_change(scores.pairs)} on average"
         )
     if scores.n_other_judge:
-        yield f"{who}: {scores.n_other_judge:,} were scored by another before, and not compared"
+        yield f"{scores.n_other_judge:,} were scored by another before, and not compared"
     before = {} if scores.before is None else scores.before.undefined
     for reason, n in scores.now.undefined.items():
         if n != before.get(reason, 0):
-            yield f"{who}: {n:,} undefined ({before.get(reason, 0):,} before): {reason}"
+            yield f"{n:,} undefined ({before.get(reason, 0):,} before): {reason}"
 
 
 def _change(change: ScoreChange) -> str:

@@ -14,7 +14,13 @@ import pytest
 
 from .asking_runs import ALL_CALLS, KEY, assert_the_ledger_is_the_servers, command, rows
 from .fake_openai import Answer, Asked, error, refusal, reply, serve
-from .rating_runs import N_FEATURES, runs_that_rate, write_and_rate
+from .rating_runs import (
+    N_FEATURES,
+    by_gold_rule,
+    runs_that_rate,
+    says_gold_rule,
+    write_and_rate,
+)
 from .test_vllm_simulator import in_vllm_form
 
 OPINIONS = ("detection", "fuzzing", "discrimination")

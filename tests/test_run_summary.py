@@ -272,7 +272,7 @@ def test_why_labels_were_written_and_what_is_left_is_said(
     )
     end(connection, begin(connection), RunReport((stage,)))
     text = shown(last(connection))
-    assert "labels by a model, and why: no label 1,000, other contexts 200" in text
+    assert "explain: written because of: no label 1,000, other contexts 200" in text
     assert "explain: what it may spend is spent, 3,000 features are left" in text
     assert "low score" not in text
 
@@ -297,7 +297,7 @@ def test_the_pages_of_all_runs_have_it_and_fit(connection: duckdb.DuckDBPyConnec
     Console(file=stream, width=80, highlight=False).print(render_runs(read_runs(connection, 9)))
     text = stream.getvalue()
     assert "score: 10 labels, in 3 s" in text
-    assert "10 features have another label or score" in " ".join(text.split())
+    assert "10 features with another label or score" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
     assert max(map(len, shown(last(connection)).splitlines())) <= 80
 
