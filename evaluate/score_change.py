@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from ..store.run_summaries import ScoreChange
+from ..store.records import ScoreChange
 from .intervals import Interval, expanded_tail, limits_of
 from .resampling import N_GROUPS, Resamples, drawn_sums
 

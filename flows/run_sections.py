@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 from ..label.pricing import in_dollars
+from ..store.records import ScoreChange
 from ..store.run_summaries import (
     Distribution,
     RunSummary,
-    ScoreChange,
     ScoreComparison,
 )
 from ..store.runs import RunRecord

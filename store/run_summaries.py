@@ -16,6 +16,7 @@ import duckdb
 
 from .calls import Spending, spent
 from .label_history import LabelsInForce
+from .records import ScoreChange
 
 REPORT = "report"
 
@@ -64,21 +65,6 @@ class Distribution:
     median: float | None
     three_quarters: float | None
     undefined: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreChange:
-    """A difference of scores, now less before.
-
-    Attributes:
-        low, high: its interval; None with too few features for one.
-        n: features behind it; for medians, of the state that has fewer.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
