@@ -206,7 +206,7 @@ def read_new_labels(
         WITH new AS (FROM labels WHERE run_id IN (SELECT unnest($runs))),
         old AS (
             SELECT DISTINCT sae_id, feature FROM labels
-            WHERE status = 'done' AND run_id NOT IN (SELECT unnest($runs))
+            WHERE status = 'done' AND coalesce(run_id, '') NOT IN (SELECT unnest($runs))
         )
         SELECT explainer, model,
             CASE WHEN status = 'done' THEN NULL ELSE coalesce(reason, 'no reason given') END,
