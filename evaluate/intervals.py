@@ -30,7 +30,9 @@ __all__ = [
     "Resamples",
     "difference_interval",
     "draw_resamples",
+    "expanded_tail",
     "guarded_interval",
+    "limits_of",
 ]
 
 # With fewer documents behind the active windows the interval would cover less than it says, and
@@ -61,8 +63,8 @@ def guarded_interval(
     if tail is None:
         return None
     found = resample(moments, design, resamples)
-    plain, guarded = _limits(found.plain, tail), _limits(found.guarded, tail)
-    above = _limits(found.plain, _upper_tail(moments, design, level))
+    plain, guarded = limits_of(found.plain, tail), limits_of(found.guarded, tail)
+    above = limits_of(found.plain, _upper_tail(moments, design, level))
     value = float(correlation_of_sums(moments.sums @ moments.weight))
     return Interval(min(plain.low, guarded.low, value), max(above.high, value))
 
@@ -86,9 +88,9 @@ def difference_interval(
     if tail is None:
         return None
     one, other = resample(first, design, resamples), resample(second, design, resamples)
-    plain = _limits(one.plain - other.plain, tail)
-    low = _limits(one.guarded - other.plain, tail).low
-    high = _limits(one.plain - other.guarded, tail).high
+    plain = limits_of(one.plain - other.plain, tail)
+    low = limits_of(one.guarded - other.plain, tail).low
+    high = limits_of(one.plain - other.guarded, tail).high
     value = float(
         correlation_of_sums(first.sums @ first.weight)
         - correlation_of_sums(second.sums @ second.weight)
@@ -103,7 +105,7 @@ def _tail(design: Design, level: float) -> float | None:
     of which fifty are from one document are worth little more than that document.
     """
     documents = _kish(np.bincount(design.document[~design.is_silent] % N_GROUPS))
-    return None if documents < MIN_ACTIVE_DOCUMENTS else _expanded(documents, level)
+    return None if documents < MIN_ACTIVE_DOCUMENTS else expanded_tail(documents, level)
 
 
 def _upper_tail(moments: WindowMoments, design: Design, level: float) -> float:
@@ -117,7 +119,7 @@ def _upper_tail(moments: WindowMoments, design: Design, level: float) -> float:
     groups = design.document[is_active] % N_GROUPS
     energy = moments.weight[is_active] * moments.sums[4, is_active]
     documents = _kish(np.bincount(groups, energy))
-    return _expanded(max(documents, MIN_ACTIVE_DOCUMENTS), level)
+    return expanded_tail(max(documents, MIN_ACTIVE_DOCUMENTS), level)
 
 
 def _kish(sizes: Shaped[np.ndarray, " G"]) -> float:
@@ -125,7 +127,7 @@ def _kish(sizes: Shaped[np.ndarray, " G"]) -> float:
     return float(sizes.sum() ** 2 / max((sizes.astype(np.float64) ** 2).sum(), 1e-300))
 
 
-def _expanded(documents: float, level: float) -> float:
+def expanded_tail(documents: float, level: float) -> float:
     """A tail of the normal distribution where Student's t has the one that was asked for."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     freedom = documents - 1
@@ -134,7 +136,7 @@ def _expanded(documents: float, level: float) -> float:
     return NormalDist().cdf(-t * (documents / freedom) ** 0.5)
 
 
-def _limits(values: Float64[np.ndarray, " B"], tail: float) -> Interval:
+def limits_of(values: Float64[np.ndarray, " B"], tail: float) -> Interval:
     """The percentile interval of the resamples that have a value."""
     values = np.sort(values[np.isfinite(values)])
     place = tail * (len(values) - 1)

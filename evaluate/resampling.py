@@ -126,7 +126,7 @@ def resample(moments: WindowMoments, design: Design, resamples: Resamples) -> Re
     is_active, groups = ~design.is_silent, design.document % N_GROUPS
     of_window = np.vstack([np.ones_like(moments.weight), moments.sums])
     weight = moments.weight[is_active]
-    active = _drawn(of_window[:, is_active], weight, groups[is_active], resamples)
+    active = drawn_sums(of_window[:, is_active], weight, groups[is_active], resamples)
     population = weight.sum()
     plain = _scaled_to(population, active)[1:]
     if is_active.all():
@@ -157,7 +157,7 @@ def _silence(
     is_silent = design.is_silent
     population = weight[is_silent].sum()
     groups = design.document[is_silent] % N_GROUPS
-    drawn = _drawn(rows[:, is_silent], weight[is_silent], groups, resamples)
+    drawn = drawn_sums(rows[:, is_silent], weight[is_silent], groups, resamples)
     pseudo = _pseudo_windows(rows[:, ~is_silent], weight[is_silent].mean(), resamples)
     return Resampled(_scaled_to(population, drawn), _scaled_to(population, drawn + pseudo))
 
@@ -172,7 +172,7 @@ def _screened_silence(
     first, is_suspect, is_silent = design.screened, design.is_suspect, design.is_silent
     assert first is not None and is_suspect is not None
     both = np.stack([~first.is_suspect, first.is_suspect]).astype(np.float64)
-    found = _drawn(both, first.weight, first.document % N_GROUPS, resamples)
+    found = drawn_sums(both, first.weight, first.document % N_GROUPS, resamples)
     with np.errstate(divide="ignore", invalid="ignore"):
         populations = found * (weight[is_silent].sum() / found.sum(axis=0))
     total = Resampled(*np.zeros((2, 4, len(resamples))))
@@ -180,7 +180,7 @@ def _screened_silence(
     # Where all are of one kind, it has the pseudo-window of a design without a screen.
     for shift, (is_kind, population) in enumerate(kind for kind in kinds if kind[0].any()):
         groups, each = design.document[is_kind] % N_GROUPS, weight[is_kind]
-        drawn = _drawn(rows[:, is_kind], each, groups, resamples)
+        drawn = drawn_sums(rows[:, is_kind], each, groups, resamples)
         pseudo = _pseudo_windows(rows[:, ~is_silent], each.mean(), resamples, shift)
         total.plain[:] += np.where(population > 0, _scaled_to(population, drawn), 0.0)
         total.guarded[:] += _scaled_to(population, drawn + pseudo)
@@ -201,7 +201,7 @@ def _pseudo_windows(
     return pseudo
 
 
-def _drawn(
+def drawn_sums(
     rows: Float64[np.ndarray, "K W"],
     weight: Float64[np.ndarray, " W"],
     groups: Int64[np.ndarray, " W"],

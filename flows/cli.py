@@ -38,7 +38,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Label the features of a language model's sparse autoencoders, and know which labels "
     "to trust.",
-    epilog="Exit status: 0 done, 1 failed, 2 your mistake, 3 finished with failures stored.",
+    epilog="Exit status: 0 done, 1 failed, 2 your mistake, 3 finished with failures stored, "
+    "4 finished and an alert raised.",
 )
 
 

@@ -24,6 +24,7 @@ from pydantic import (
 from ..store.errors import ConfigurationError
 from ..store.splits import Split
 from ..store.unit_names import split_basis_name
+from .alert_settings import AlertSection
 from .config_section import Count, Device, Positive, Section, Seed, Share, Text
 from .config_text import explain_problems, problem, toml_lines
 from .explain_settings import ChatSection, ExplainSection
@@ -241,6 +242,7 @@ class Config(Section):
     explain: ExplainSection = ExplainSection()
     score: ScoreSection = ScoreSection()
     budget: BudgetSection = BudgetSection()
+    alerts: AlertSection = AlertSection()
 
     @model_validator(mode="after")
     def _low_labels_are_compared(self) -> Self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +28,7 @@ def runs(
     with published(run) as (_, store):
         found = read_runs(store.connection, n)
     if json:
-        print_json([asdict(each) for each in found])
+        print_json([each.as_dict() for each in found])
     else:
         print_page(render_runs(found))
 
@@ -39,27 +38,27 @@ def render_runs(records: Sequence[RunRecord]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    from .run_page import summary_blocks
+
     if not records:
         return Text("Nobody has worked on this run yet.")
     blocks: list[RenderableType] = []
     for record in records:
-        blocks += [*_heading(record), *_deeds(record), ""]
+        changed = summary_blocks(record, has_stages=False)
+        blocks += [*_heading(record), *_deeds(record), *changed, ""]
     return Group(*blocks[:-1])
 
 
 def _heading(record: RunRecord) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    from .progress import duration
+    from .run_sections import took
     from .summary import STATUS_STYLES, moment
 
-    took = "–"
-    if record.started_at is not None and record.finished_at is not None:
-        took = duration((record.finished_at - record.started_at).total_seconds())
     status = record.status or "–"
     yield Text.assemble(
         (moment(record.started_at), "bold"),
-        f"  {record.command or '–'}  {took}  ",
+        f"  {record.command or '–'}  {took(record)}  ",
         (status, STATUS_STYLES.get(status, "")),
         (f"  {record.run_id}, version {record.version or '–'}", "dim"),
     )
@@ -77,8 +76,12 @@ def _deeds(record: RunRecord) -> Iterator[RenderableType]:
 
 
 def _words_of(stage: dict[str, Any]) -> Iterator[str]:
-    there = f", {stage['already_done']:,} there before" if stage.get("already_done") else ""
-    yield f"{stage['done']:,} {stage['unit']}{there}"
+    from .progress import duration
+    from .run_sections import deed, plan_lines
+
+    seconds = stage.get("seconds")
+    yield deed(stage) + (f", in {duration(seconds)}" if seconds else "")
+    yield from plan_lines(stage)
     if stage.get("waiting"):
         yield f"{stage['waiting']:,} wait for answers"
     for reason, n in stage.get("failures", {}).items():

@@ -13,13 +13,16 @@ from prefect.runtime import flow_run
 
 from .. import __version__
 from ..store.absorb import absorb_inbox, remove_absorbed
-from ..store.database import open_work, publish
+from ..store.database import open_work, publish, transaction
 from ..store.errors import StoreError
+from ..store.label_history import append_history
 from ..store.run_folder import RunFolder
+from ..store.run_summaries import REPORT
 from ..store.runs import begin_run, end_run
 from .ask_job import Asked
 from .config import Config
 from .reports import RunReport, StageReport
+from .run_summary import summarize_run
 from .spending import Spending, begin_spending
 
 
@@ -81,19 +84,42 @@ def recorded_run(
     token = _under_way.set(run)
     try:
         yield run
-    except BaseException as error:
-        status = "failed" if isinstance(error, Exception) else "interrupted"
+    except Exception as error:
         # The disk may be full or the database gone: that must not hide what came first.
+        with contextlib.suppress(StoreError, OSError, duckdb.Error):
+            _end("failed", run, config, folder, error)
+        raise
+    except BaseException:
+        # Somebody wants it to stop now: what it changed, the next run will say.
         with contextlib.suppress(StoreError, OSError, duckdb.Error), open_work(folder.path) as work:
-            end_run(work, run.run_id, status, run.report.as_dict())
+            end_run(work, run.run_id, "interrupted", run.report.as_dict())
         raise
     finally:
         _under_way.reset(token)
+    _end("done", run, config, folder)
+
+
+def _end(
+    status: str,
+    run: RecordedRun,
+    config: Config,
+    folder: RunFolder,
+    error: Exception | None = None,
+) -> None:
+    """Records the end of a run together with what it changed, and gives readers all of it."""
     with open_work(folder.path) as work:
-        absorb_inbox(work, folder.inbox)
-        end_run(work, run.run_id, "done", run.report.as_dict())
-        publish(work, folder.path)
-        remove_absorbed(work, folder.inbox)
+        if error is None:
+            absorb_inbox(work, folder.inbox)
+        with transaction(work):
+            summary = summarize_run(work, run.run_id, run.report, config.alerts, error)
+            append_history(work, run.run_id)
+            content = {**run.report.as_dict(), REPORT: summary.as_dict()}
+            end_run(work, run.run_id, status, content)
+        # Of a run that failed before it had collected anything there is nothing to read.
+        if error is None or folder.database.exists():
+            publish(work, folder.path)
+        if error is None:
+            remove_absorbed(work, folder.inbox)
 
 
 def _flow_run_id() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +15,7 @@ from .terminal import complain, print_page, program
 from .working import configured_run, published, run_folder, working
 
 if TYPE_CHECKING:
+    from ..store.errors import ExitCode
     from ..store.run_folder import RunFolder
     from .config import Config
     from .progress import Progress
@@ -47,10 +49,13 @@ def run_whole_job(
     with working(folder, command, again, use_own_server) as progress:
         from .label_corpus import label_corpus
 
-        report = label_corpus(config, folder, progress, allow_mismatch, budget_usd)
+        def work() -> RunReport:
+            return label_corpus(config, folder, progress, allow_mismatch, budget_usd)
+
+        report, status = _finished(work, folder, use_own_server)
     _print_report(report)
-    _print_ending(folder)
-    raise typer.Exit(report.exit_code)
+    _print_ending(folder, report)
+    raise typer.Exit(status)
 
 
 def run_stage(
@@ -65,9 +70,11 @@ def run_stage(
 
     config, folder = configured_run(run, config_file)
     with working(folder, command, [command, str(run)], use_own_server) as progress:
-        report = RunReport((work(config, folder, progress),))
+        report, status = _finished(
+            lambda: RunReport((work(config, folder, progress),)), folder, use_own_server
+        )
     _print_report(report)
-    raise typer.Exit(report.exit_code)
+    raise typer.Exit(status)
 
 
 def run_shard(
@@ -89,13 +96,29 @@ def run_shard(
     raise typer.Exit(report.exit_code)
 
 
+def _finished(
+    work: Callable[[], RunReport], folder: RunFolder, to_prefect: bool
+) -> tuple[RunReport, ExitCode]:
+    """Does the work, and tells of it however it ended."""
+    from ..store.database import now
+    from .finish_run import finish_run
+
+    began_at = now()
+    try:
+        report = work()
+    except Exception as error:
+        finish_run(folder, None, began_at=began_at, error=error, to_prefect=to_prefect)
+        raise
+    return report, finish_run(folder, report, began_at=began_at, to_prefect=to_prefect)
+
+
 def _print_report(report: RunReport) -> None:
     for stage in report.stages:
         for line in stage.remarks():
             complain(line)
 
 
-def _print_ending(folder: RunFolder) -> None:
+def _print_ending(folder: RunFolder, report: RunReport) -> None:
     from ..store.status import read_extremes, read_model_labels, read_status
     from .summary import render_ending
 
@@ -103,4 +126,6 @@ def _print_ending(folder: RunFolder) -> None:
         found = read_status(store.connection, folder.database)
         extremes = read_extremes(store.connection)
         by_models = read_model_labels(store.connection)
+    if report.did_nothing:
+        found = replace(found, last=None)
     print_page(render_ending(found, extremes, folder, program(), by_models))

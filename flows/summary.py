@@ -30,6 +30,7 @@ from ..store.status import (
 from ..store.unit_names import is_neuron_basis
 from .plain_tables import plain_table
 from .progress import duration
+from .run_page import last_run_blocks
 from .show_feature import figure, interval, percentage, sparkline
 from .trust_page import trust_blocks
 from .visible_text import visible
@@ -54,6 +55,8 @@ def render_status(status: RunStatus, folder: RunFolder) -> RenderableType:
         blocks += ["", _batches_table(status.batches)]
     if status.splits:
         blocks += ["", _splits_table(status.splits)]
+    if status.last is not None:
+        blocks += ["", *last_run_blocks(status.last)]
     if status.runs:
         blocks += ["", _runs_table(status.runs)]
     blocks += ["", _place(status, folder)]
@@ -78,6 +81,8 @@ def render_ending(
         blocks += ["", *_scores_block(status.saes)]
     blocks += _losses_block(status.saes)
     blocks += _failures(status.saes)
+    if status.last is not None:
+        blocks += ["", *last_run_blocks(status.last, "This run")]
     blocks += ["", *_whereabouts(status, folder)]
     blocks += ["", *_next_steps(extremes, folder, program)]
     return Group(*blocks)

@@ -33,6 +33,7 @@ _MAY_CHANGE = (
     "corpus.max_tokens",
     "corpus.max_bad_share",
     "budget.",
+    "alerts.",
 )
 
 

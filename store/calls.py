@@ -242,8 +242,11 @@ class Spending:
     usd: Decimal | None
 
 
-def spent(connection: duckdb.DuckDBPyConnection) -> list[Spending]:
-    """What was spent, by purpose and model; nothing in a run made before calls were kept."""
+def spent(connection: duckdb.DuckDBPyConnection, since: datetime | None = None) -> list[Spending]:
+    """What was spent after a moment or at all, by purpose and model.
+
+    Nothing in a run made before calls were kept.
+    """
     tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
     if ("repeated_calls",) not in tables:
         return []
@@ -252,7 +255,9 @@ def spent(connection: duckdb.DuckDBPyConnection) -> list[Spending]:
         SELECT purpose, model, count(*), count(error), count(*) FILTER (usd IS NULL),
                sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), sum(usd)
         FROM (FROM calls UNION ALL BY NAME FROM repeated_calls)
+        WHERE $since IS NULL OR created_at > $since
         GROUP BY purpose, model ORDER BY purpose, model
-        """
+        """,
+        {"since": since},
     ).fetchall()
     return [Spending(*row) for row in rows]

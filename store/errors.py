@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USER_MISTAKE = 2
     FINISHED_WITH_FAILURES = 3
+    ALERT_RAISED = 4
 
 
 @dataclass

@@ -353,3 +353,18 @@ def content_hash(value: Any) -> str:
     """A hash of a JSON-like value: 16 hexadecimal digits."""
     content = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreChange:
+    """A difference of scores, now less before.
+
+    Attributes:
+        low, high: its interval; None with too few features for one.
+        n: features behind it; for medians, of the state that has fewer.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -11,8 +11,11 @@ from uuid import uuid4
 import duckdb
 
 from .database import now
+from .near_features import read_rows
+from .run_summaries import REPORT, RunSummary
 
 _UNFINISHED = "running"
+NOTES = "notes"
 
 
 def begin_run(
@@ -71,6 +74,9 @@ class RunRecord:
         status: `running`, `done`, `failed` or `interrupted`.
         version: of Scopenote.
         stages: what it did, as `flows/reports.py` has it; empty where it was killed.
+        summary: what it changed; None where it was stopped, killed, or of an older version.
+        notes: what was found out after its end, a sentence each.
+        flow_run_id: what it was at a Prefect server; None where that is not known.
     """
 
     run_id: str
@@ -80,26 +86,58 @@ class RunRecord:
     status: str | None
     version: str | None
     stages: tuple[dict[str, Any], ...]
+    summary: RunSummary | None = None
+    notes: tuple[str, ...] = ()
+    flow_run_id: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        named = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**named, "summary": None if self.summary is None else self.summary.as_dict()}
 
 
 def read_runs(connection: duckdb.DuckDBPyConnection, n: int) -> tuple[RunRecord, ...]:
     """The last so many invocations, the latest first."""
-    rows = connection.execute(
-        """
-        SELECT run_id, command, started_at, finished_at, status, version, summary FROM runs
-        ORDER BY started_at DESC, run_id LIMIT $n
-        """,
-        {"n": n},
-    ).fetchall()
-    return tuple(
-        RunRecord(
-            run_id,
-            command,
-            started_at,
-            finished_at,
-            status,
-            version,
-            tuple(json.loads(summary or "{}").get("stages", ())),
-        )
-        for run_id, command, started_at, finished_at, status, version, summary in rows
+    return _read(connection, "true", n)
+
+
+def read_last_ended(connection: duckdb.DuckDBPyConnection) -> RunRecord | None:
+    """The latest invocation that left a summary; None where none did."""
+    return next(iter(_read(connection, f"json_exists(summary, '$.{REPORT}')", 1)), None)
+
+
+def add_note(connection: duckdb.DuckDBPyConnection, run_id: str, note: str) -> None:
+    """Adds a sentence to what is known of a run that has ended."""
+    rows = connection.execute("SELECT summary FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    content = json.loads(rows[0][0] or "{}") if rows else {}
+    content[NOTES] = [*content.get(NOTES, ()), note]
+    connection.execute(
+        "UPDATE runs SET summary = ? WHERE run_id = ?", [json.dumps(content), run_id]
+    )
+
+
+def _read(connection: duckdb.DuckDBPyConnection, condition: str, n: int) -> tuple[RunRecord, ...]:
+    # All columns, by name: a run of an older version lacks some.
+    rows = read_rows(
+        connection,
+        f"SELECT * FROM runs WHERE {condition} ORDER BY started_at DESC, run_id LIMIT $1",
+        [n],
+    )
+    return tuple(map(_record, rows))
+
+
+def _record(row: dict[str, Any]) -> RunRecord:
+    content = json.loads(row["summary"] or "{}")
+    report = content.get(REPORT)
+    return RunRecord(
+        run_id=row["run_id"],
+        command=row["command"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        status=row["status"],
+        version=row["version"],
+        stages=tuple(content.get("stages", ())),
+        summary=None if report is None else RunSummary.from_dict(report),
+        notes=tuple(content.get(NOTES, ())),
+        flow_run_id=row.get("flow_run_id"),
     )

@@ -249,6 +249,27 @@ MIGRATIONS: tuple[Migration, ...] = (
         ALTER TABLE runs ADD COLUMN flow_run_id VARCHAR;
         """,
     ),
+    Migration(
+        "what each run left in force, to compare the next one with",
+        """
+        -- A row where a run left a feature otherwise than the run before; never changed later.
+        CREATE TABLE label_history (
+            run_id VARCHAR,
+            sae_id VARCHAR,
+            feature INTEGER,
+            label_id VARCHAR,        -- NULL: none is in force any more
+            simulator VARCHAR,       -- NULL: not scored yet
+            score DOUBLE,
+            reason VARCHAR,          -- why there is no score though it was computed
+            recorded_at TIMESTAMPTZ
+        );
+        -- As the runs before this table left it.
+        INSERT INTO label_history
+        SELECT run_id, sae_id, feature, label_id, simulator, score, score_reason,
+            coalesce((SELECT max(coalesce(finished_at, started_at)) FROM runs), now())
+        FROM current_labels;
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -17,6 +17,7 @@ from .gold import GoldStanding, read_gold
 from .near_features import read_rows
 from .null_ladder import LadderRow, read_null_ladder
 from .records import FeatureId
+from .runs import RunRecord, read_last_ended
 from .second_opinions import OpinionRow, read_second_opinions
 from .splits import SPLITS
 
@@ -141,6 +142,7 @@ class RunStatus:
         collisions: labels that several features have.
         spent: what was spent on what.
         batches: those under way.
+        last: the last run that left a summary; None before there is one.
     """
 
     n_tokens: int
@@ -155,10 +157,11 @@ class RunStatus:
     batches: tuple[Batch, ...]
     runs: tuple[PastRun, ...]
     database_bytes: int
+    last: RunRecord | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self)
+        return {**asdict(self), "last": None if self.last is None else self.last.as_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,7 @@ def read_status(
         batches=tuple(batches_under_way(connection)),
         runs=tuple(PastRun(*row) for row in runs),
         database_bytes=database.stat().st_size if database.exists() else 0,
+        last=read_last_ended(connection),
     )
 
 

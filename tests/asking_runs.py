@@ -60,6 +60,8 @@ def configuration(folder: Path, explain: str = "") -> str:
         path = {json.dumps(str(folder / "corpus.jsonl"))}
         [collect]
         neighbours = false
+        [alerts]
+        failed_share = 1.0
         {explain}
         """
 

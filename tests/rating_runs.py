@@ -120,3 +120,26 @@ def _token(text: str, probability: float = 1.0, beside: str | None = None) -> di
     if beside is not None:
         top.append({"token": beside, "logprob": math.log(1 - probability), "bytes": None})
     return {**top[0], "top_logprobs": top}
+
+
+def says_gold_rule(text: str) -> bool:
+    """Whether a question about windows is one about gold items, under their own label."""
+    from scopenote.evaluate.gold_items import gold_items
+
+    label = text.split("⟦label⟧\n")[1].split("\n⟦end")[0]
+    return label in {item.label for item in gold_items()}
+
+
+def by_gold_rule(asked: Asked) -> Answer:
+    """What a judge without fault answers to a gold question."""
+    from scopenote.evaluate.gold_items import gold_items
+
+    label = asked.text.split("⟦label⟧\n")[1].split("\n⟦end")[0]
+    listed = asked.text.split("⟦tokens⟧\n")[1].split("⟦end")[0].splitlines()
+    shown = [line.split("\t", 1)[1].strip() for line in listed]
+    digits = [0] * len(shown)
+    for item in gold_items():
+        for tokens, truth in zip(item.windows, item.truth, strict=True):
+            if item.label == label and [token.strip() for token in tokens] == shown:
+                digits = [9 if value else 0 for value in truth]
+    return rated([str(n + 1) for n in range(len(shown))], digits, 100, 0)

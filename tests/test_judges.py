@@ -14,7 +14,13 @@ import pytest
 
 from .asking_runs import ALL_CALLS, KEY, assert_the_ledger_is_the_servers, command, rows
 from .fake_openai import Answer, Asked, error, refusal, reply, serve
-from .rating_runs import N_FEATURES, runs_that_rate, write_and_rate
+from .rating_runs import (
+    N_FEATURES,
+    by_gold_rule,
+    runs_that_rate,
+    says_gold_rule,
+    write_and_rate,
+)
 from .test_vllm_simulator import in_vllm_form
 
 OPINIONS = ("detection", "fuzzing", "discrimination")
@@ -128,8 +134,8 @@ def test_each_run_asks_the_gold_items_anew_and_notices_another_judge(asking: Any
 
     def may_change(asked: Asked) -> Answer:
         is_rating = asked.body["messages"][0]["content"].startswith("You predict")
-        if is_rating and _says_gold_rule(asked.text) and not is_worse:
-            return _by_rule(asked)
+        if is_rating and says_gold_rule(asked.text) and not is_worse:
+            return by_gold_rule(asked)
         return good_labels(asked)
 
     with serve(may_change) as fake:
@@ -145,35 +151,11 @@ def test_each_run_asks_the_gold_items_anew_and_notices_another_judge(asking: Any
         config.write_text(more)
         assert command("explain", run, "--config", config, key=KEY).returncode == 0
         second = command("score", run, key=KEY)
-        assert second.returncode == 0, second.stderr
+        assert second.returncode == 4, second.stderr
     assert "is not the judge it was" in second.stderr
     assert rows(run, "SELECT count(DISTINCT run_id), count(*) FROM gold_scores") == [(2, 16)]
     assert rows(run, "SELECT count(*) FROM calls WHERE purpose = 'gold'") == [(192,)]
     assert "is not the judge it was" in command("status", run).stdout
-
-
-def _says_gold_rule(text: str) -> bool:
-    from scopenote.evaluate.gold_items import gold_items
-
-    label = text.split("⟦label⟧\n")[1].split("\n⟦end")[0]
-    return label in {item.label for item in gold_items()}
-
-
-def _by_rule(asked: Asked) -> Answer:
-    """What a judge without fault answers to a gold question."""
-    from scopenote.evaluate.gold_items import gold_items
-
-    from .rating_runs import rated
-
-    label = asked.text.split("⟦label⟧\n")[1].split("\n⟦end")[0]
-    listed = asked.text.split("⟦tokens⟧\n")[1].split("⟦end")[0].splitlines()
-    shown = [line.split("\t", 1)[1].strip() for line in listed]
-    digits = [0] * len(shown)
-    for item in gold_items():
-        for tokens, truth in zip(item.windows, item.truth, strict=True):
-            if item.label == label and [token.strip() for token in tokens] == shown:
-                digits = [9 if value else 0 for value in truth]
-    return rated([str(n + 1) for n in range(len(shown))], digits, 100, 0)
 
 
 @pytest.mark.long
