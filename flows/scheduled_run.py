@@ -18,10 +18,12 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed
 
-from ..store.errors import RunFolderBusy, ScopenoteError
+from ..store.database import now
+from ..store.errors import ExitCode, RunFolderBusy, ScopenoteError
 from ..store.run_folder import RunFolder
 from .config import load_config
 from .dead_runs import alive, declare_dead_runs
+from .finish_run import finish_run
 from .leaving import leaving_when_told
 from .missed_firings import skip_what_was_due
 from .model_commands import in_usd
@@ -83,8 +85,14 @@ def _run(
         # Not above: it takes seconds to import, which a run that is skipped does without.
         from .label_corpus import label_corpus
 
-        report: RunReport = label_corpus(config, folder, progress, budget_usd=budget)
-    return _ending(report, progress)
+        began_at = now()
+        try:
+            report: RunReport = label_corpus(config, folder, progress, budget_usd=budget)
+        except Exception as error:
+            finish_run(folder, None, began_at=began_at, error=error, to_prefect=True)
+            raise
+        code = finish_run(folder, report, began_at=began_at, to_prefect=True)
+    return _ending(report, code, progress)
 
 
 @contextmanager
@@ -110,12 +118,14 @@ def _locked(folder: RunFolder, may_wait: bool, progress: Progress) -> Iterator[N
         yield
 
 
-def _ending(report: RunReport, progress: Progress) -> State[None]:
+def _ending(report: RunReport, code: ExitCode, progress: Progress) -> State[None]:
     lines = [line for stage in report.stages for line in stage.remarks()]
     for line in lines:
         progress.say(line)
     done = [f"{stage.stage}: {stage.done:,} {stage.unit}" for stage in report.stages if stage.done]
     message = "; ".join([*done, *lines]) or "nothing to do"
+    if code == ExitCode.ALERT_RAISED:
+        return Completed(name="Completed with alerts", message=message)
     if report.n_failed:
         return Completed(
             name="Completed with failures",
