@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -50,14 +51,14 @@ def absorb_collected(
         PartConflict: a part was made under another configuration, or cuts text that is
             already absorbed in another way.
     """
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     new = [p for p in list_parts(parts) if p.stage == "collect" and p.part_id not in absorbed]
     before = get_meta(connection, "merged_part")
     drop_prepared(connection)
     if not new:
         _remove_spent(connection, parts)
         return Absorbed(0, 0, 0)
-    _refuse_conflicts(connection, new)
+    refuse_conflicts(connection, ((str(part.folder), part.manifest) for part in new))
     merged_before = [read_part(parts / before)] if before else []
     pieces = [*merged_before, *new]
     try:
@@ -117,7 +118,7 @@ def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: st
         How many parts were absorbed; they are then removed.
     """
     found = [part for part in list_parts(parts) if part.stage == stage]
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     new = [part for part in found if part.part_id not in absorbed]
     if new:
         with transaction(connection):
@@ -199,8 +200,14 @@ _RESULT_TABLES = {
 }
 
 
-def _absorbed_ids(connection: duckdb.DuckDBPyConnection) -> set[str]:
+def absorbed_ids(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """The parts that were absorbed."""
     return {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
+
+
+def absorbed_chunks(connection: duckdb.DuckDBPyConnection) -> dict[int, str]:
+    """The ids of the chunks that were absorbed, by number."""
+    return dict(connection.execute("SELECT chunk, chunk_id FROM chunks").fetchall())
 
 
 def _record_part(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
@@ -211,37 +218,63 @@ def _record_part(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
 def _remove_spent(connection: duckdb.DuckDBPyConnection, parts: Path) -> None:
     """Removes collected parts whose content the merged part holds."""
     kept = get_meta(connection, "merged_part")
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     for part in list_parts(parts):
         spent = part.part_id in absorbed if part.stage == "collect" else part.stage == "merged"
         if spent and part.part_id != kept:
             shutil.rmtree(part.folder)
 
 
-def _refuse_conflicts(connection: duckdb.DuckDBPyConnection, new: Sequence[Part]) -> None:
-    identity = get_meta(connection, "collect_identity") or _identity(new[0])
-    taken = dict(connection.execute("SELECT chunk, chunk_id FROM chunks").fetchall())
-    for part in new:
-        if _identity(part) != identity:
-            ours, theirs = json.loads(identity), part.manifest["identity"]
-            keys = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-            raise PartConflict(
-                "A part was collected under another configuration than this run's.",
-                where=str(part.folder),
-                found=", ".join(f"{key} = {theirs.get(key)}" for key in keys),
-                expected=", ".join(f"{key} = {ours.get(key)}" for key in keys),
-                mend="collect into another folder with --out, or remove the part",
-            )
-        for chunk in part.manifest["chunks"]:
+def refuse_conflicts(
+    connection: duckdb.DuckDBPyConnection, new: Iterable[tuple[str, Mapping[str, Any]]]
+) -> None:
+    """Makes sure that these parts can be absorbed beside what is, and beside each other.
+
+    Args:
+        connection: the working copy.
+        new: where each part lies, and its manifest.
+
+    Raises:
+        PartConflict: they cannot.
+    """
+    identity = get_meta(connection, "collect_identity")
+    taken = absorbed_chunks(connection)
+    for where, manifest in new:
+        identity = identity or json.dumps(manifest["identity"])
+        refuse_other_configuration(where, json.loads(identity), manifest["identity"])
+        for chunk in manifest["chunks"]:
             if chunk["chunk"] in taken:
                 raise PartConflict(
                     "A part holds text that is absorbed already, cut in another way.",
-                    where=str(part.folder),
+                    where=where,
                     found=f"chunk {chunk['chunk']} as {chunk['chunk_id']}",
                     expected="chunks that no other part holds",
                     mend="remove the part",
                 )
             taken[chunk["chunk"]] = chunk["chunk_id"]
+
+
+def refuse_other_configuration(
+    where: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> None:
+    """Makes sure that a part was collected under this run's configuration.
+
+    Args:
+        where: the part lies.
+        ours, theirs: identities, as JSON gives them.
+
+    Raises:
+        PartConflict: it was not.
+    """
+    keys = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+    if keys:
+        raise PartConflict(
+            "A part was collected under another configuration than this run's.",
+            where=where,
+            found=", ".join(f"{key} = {theirs.get(key)}" for key in keys),
+            expected=", ".join(f"{key} = {ours.get(key)}" for key in keys),
+            mend="collect into another folder with --out, or remove the part",
+        )
 
 
 def _identity(part: Part) -> str:
