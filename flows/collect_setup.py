@@ -36,6 +36,7 @@ from ..store.parts import read_part, write_part
 from ..store.run_folder import RunFolder
 from ..store.splits import SPLITS
 from .config import Config
+from .parts_elsewhere import remote_parts, share_parts
 from .progress import Progress
 
 
@@ -173,8 +174,8 @@ def with_thresholds(
 ) -> list[SaeSource]:
     """The sources, each neuron basis with the table of its thresholds.
 
-    What the run's parts lack is worked out. Of several processes that do so at once the first
-    to finish is believed by all, as of any part.
+    What the run's parts lack, and those under its URL, is worked out. Of several processes that
+    do so at once the first to finish is believed by all, as of any part.
     """
     if not any(source.is_neuron_basis for source in sources):
         return sources
@@ -191,6 +192,9 @@ def with_thresholds(
         for source in sources
         if source.is_neuron_basis
     }
+    remote = remote_parts(config)
+    if remote is not None:
+        share_parts(remote, folder, [part.name for part in parts.values()])
     if missing := [site for site, part in parts.items() if not part.exists()]:
         total = sum(chunk.n_tokens for chunk in prefix)
         with progress.stage("neurons", total, "tokens") as stage:
@@ -204,6 +208,8 @@ def with_thresholds(
             }
             table = thresholds_table(found[site])
             write_part(folder.parts, parts[site].name, "neurons", {"thresholds": table}, manifest)
+        if remote is not None:
+            share_parts(remote, folder, [parts[site].name for site in missing], is_new=True)
     return [
         replace(source, path=read_part(parts[source.site]).file("thresholds"))
         if source.is_neuron_basis

@@ -24,7 +24,7 @@ from pydantic import (
 from ..store.errors import ConfigurationError
 from ..store.splits import Split
 from ..store.unit_names import split_basis_name
-from .config_section import Count, Device, Positive, Section, Seed, Share, Text
+from .config_section import Count, Device, Positive, Section, Seed, Share, Text, Url
 from .config_text import explain_problems, problem, toml_lines
 from .explain_settings import ChatSection, ExplainSection
 from .score_settings import ScoreSection
@@ -178,6 +178,11 @@ class CollectSection(Section):
         default=None,
         description="for SAEs and what is kept of their features; by default 60% of the memory of "
         "the machine or its container",
+    )
+    parts_url: Url | None = Field(
+        default=None,
+        description="where machines that share no folder leave finished parts: an fsspec URL such "
+        "as s3://bucket/prefix; credentials are read from the environment",
     )
     logit_effects: bool = Field(
         default=True, description="the output tokens that each feature raises and lowers most"

@@ -205,9 +205,10 @@ def absorbed_ids(connection: duckdb.DuckDBPyConnection) -> set[str]:
     return {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
 
 
-def absorbed_chunks(connection: duckdb.DuckDBPyConnection) -> dict[int, str]:
-    """The ids of the chunks that were absorbed, by number."""
-    return dict(connection.execute("SELECT chunk, chunk_id FROM chunks").fetchall())
+def collected_identity(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
+    """What all collected parts here have in common; None where none is absorbed."""
+    identity = get_meta(connection, "collect_identity")
+    return None if identity is None else dict(json.loads(identity))
 
 
 def _record_part(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
@@ -237,11 +238,11 @@ def refuse_conflicts(
     Raises:
         PartConflict: they cannot.
     """
-    identity = get_meta(connection, "collect_identity")
-    taken = absorbed_chunks(connection)
+    identity = collected_identity(connection)
+    taken = dict(connection.execute("SELECT chunk, chunk_id FROM chunks").fetchall())
     for where, manifest in new:
-        identity = identity or json.dumps(manifest["identity"])
-        refuse_other_configuration(where, json.loads(identity), manifest["identity"])
+        identity = identity or manifest["identity"]
+        refuse_other_configuration(where, identity, manifest["identity"])
         for chunk in manifest["chunks"]:
             if chunk["chunk"] in taken:
                 raise PartConflict(
@@ -261,7 +262,8 @@ def refuse_other_configuration(
 
     Args:
         where: the part lies.
-        ours, theirs: identities, as JSON gives them.
+        ours: what this run's parts have in common, as JSON gives it.
+        theirs: the same of the part.
 
     Raises:
         PartConflict: it was not.

@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class RemoteParts:
         """
         self._folder.check_writable()
 
-    def list(self) -> list[RemotePart]:
+    def find_all(self) -> list[RemotePart]:
         """The parts that are there as a whole, and the spent ones, by name.
 
         Raises:
@@ -150,14 +150,18 @@ class RemoteParts:
         finish_part(unfinished, target, part.stage, manifest)
         return read_part(target)
 
+    def note(self, part_id: str, manifest: Mapping[str, Any]) -> None:
+        """Says of a part that never lay here that its text is absorbed."""
+        content = json.dumps({"part_id": part_id, **manifest}, ensure_ascii=False)
+        self._folder.write(f"{part_id}/{_SPENT}", content.encode())
+
     def spend(self, absorbed: Iterable[RemotePart]) -> None:
         """Removes the tables of parts that a coordinator has absorbed; a note of each stays."""
         for part in absorbed:
-            kept = {key: value for key, value in part.manifest.items() if key != "files"}
-            name = f"{part.part_id}/{_SPENT}"
             if not part.is_spent:
-                self._folder.write(name, json.dumps(kept, ensure_ascii=False).encode())
-            left = set(self._folder.sizes(part.part_id)) - {name}
+                kept = {key: value for key, value in part.manifest.items() if key != "files"}
+                self.note(part.part_id, kept)
+            left = set(self._folder.sizes(part.part_id)) - {f"{part.part_id}/{_SPENT}"}
             # First what makes it a part, so that nobody begins to fetch it.
             self._folder.remove(left & {f"{part.part_id}/{MANIFEST}"})
             self._folder.remove(left)
