@@ -26,6 +26,7 @@ from ..extract.passes import (
     plan_passes,
     released,
 )
+from ..extract.sae_patterns import is_pattern, match_saes
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.saes import Sae, load_sae
 from ..extract.sketches import SketchSizes
@@ -35,7 +36,7 @@ from ..store.errors import ConfigurationError
 from ..store.parts import read_part, write_part
 from ..store.run_folder import RunFolder
 from ..store.splits import SPLITS
-from .config import Config
+from .config import Config, SaeEntry
 from .parts_elsewhere import remote_parts, share_parts
 from .progress import Progress
 
@@ -100,7 +101,7 @@ def sae_sources(config: Config) -> list[SaeSource]:
         sources = [locate_sae(str(file), model) for file in toy_saes()]
     else:
         sources = [
-            locate_sae(entry.path, model, entry.site, entry.layer) for entry in config.saes.paths
+            locate_sae(entry.path, model, entry.site, entry.layer) for entry in sae_entries(config)
         ]
     ids = [source.sae_id for source in sources]
     twice = sorted({sae_id for sae_id in ids if ids.count(sae_id) > 1})
@@ -117,6 +118,24 @@ def sae_sources(config: Config) -> list[SaeSource]:
             mend="remove one, or rename the folder that its id is made from",
         )
     return sources
+
+
+def sae_entries(config: Config) -> list[SaeEntry]:
+    """The SAEs that the configuration names, each pattern as the SAEs that it stands for.
+
+    Raises:
+        SaeError: a pattern stands for none that reads this model.
+    """
+    model = model_name(config.model.name)
+    return [
+        entry.model_copy(update={"path": path})
+        for entry in config.saes.paths
+        for path in (
+            [sae.path for sae in match_saes(entry.path, model)]
+            if is_pattern(entry.path)
+            else [entry.path]
+        )
+    ]
 
 
 def toy_saes() -> list[Path]:
