@@ -20,7 +20,7 @@ from .config import Config
 from .estimate_asking import Asked, estimate_asking
 from .estimate_disk import estimate_disk
 from .paper_saes import PaperSae
-from .paper_words import Line, bytes_said, rounded
+from .paper_words import Line, bytes_said, hours_said, rounded
 
 # NVIDIA H100 SXM, data sheet: bfloat16 on tensor cores without sparsity, and float32. SAEs are
 # computed in float32. The share of both that is reached is assumed.
@@ -110,7 +110,7 @@ def estimate_at_scale(
     ]
     hours = next(line.amount for line in reading if line.name == "collecting")
     known = [row.hours for row in asked if row.hours is not None]
-    basis = f"collecting {rounded(hours)} h, then asking {rounded(sum(known))} h, one after another"
+    basis = f"collecting {hours_said(hours)}, then asking {hours_said(sum(known))}, in turn"
     if len(known) < len(asked):
         basis += "; batches, each answered within a day, are not in it"
     lines.append(Line("wall time", hours + sum(known), "hours", basis))
@@ -157,7 +157,12 @@ def _reading(
             "hours",
             "all pairs of a feature with tokens of the vocabulary and other features, in float32",
         ),
-        Line("collecting", every, "hours", f"both, on {machines.n:,} machines with a GPU each"),
+        Line(
+            "collecting",
+            every,
+            "hours",
+            f"both, by {machines.n:,} GPUs" if machines.n > 1 else "both, by one GPU",
+        ),
     ]
 
 
@@ -195,6 +200,6 @@ def _forward_operations(shape: Any, n_layers: int, sequence_tokens: int) -> floa
 
 
 def _describing_operations(config: Config, sae: PaperSae) -> float:
-    tokens = sae.shape.vocab_size * config.collect.logit_effects
+    tokens: int = sae.shape.vocab_size * config.collect.logit_effects
     features = sae.width * config.collect.neighbours
     return 2.0 * sae.d_in * sae.width * (tokens + features)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ..label.pricing import in_dollars
 from .estimate_scale import PaperEstimate
-from .paper_words import rounded
+from .paper_words import hours_said, rounded
 
 
 def render_at_scale(estimate: PaperEstimate) -> RenderableType:
@@ -37,7 +37,7 @@ def render_at_scale(estimate: PaperEstimate) -> RenderableType:
             rounded(row.prompt_tokens),
             rounded(row.completion_tokens),
             "unknown" if row.usd is None else in_dollars(row.usd),
-            "" if row.hours is None else f"{rounded(row.hours)} h",
+            "" if row.hours is None else hours_said(row.hours),
             Text(row.basis),
         )
     usd = "unknown" if estimate.usd is None else in_dollars(estimate.usd)

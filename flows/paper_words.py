@@ -22,7 +22,7 @@ class Line:
         """The figure as it is read."""
         if self.unit == "bytes":
             return bytes_said(self.amount)
-        return f"{rounded(self.amount)} h" if self.unit == "hours" else rounded(self.amount)
+        return hours_said(self.amount) if self.unit == "hours" else rounded(self.amount)
 
 
 def rounded(number: float) -> str:
@@ -41,3 +41,11 @@ def bytes_said(n: float) -> str:
         if n >= size:
             return f"{n / size:.3g} {unit}"
     return f"{n:.0f} bytes"
+
+
+def hours_said(hours: float) -> str:
+    """Hours, or what is less than one in minutes or seconds."""
+    for unit, share in (("h", 1), ("min", 60), ("s", 3600)):
+        if hours * share >= 1 or unit == "s":
+            return f"{rounded(hours * share)} {unit}"
+    raise AssertionError("seconds are the last")

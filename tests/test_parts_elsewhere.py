@@ -26,10 +26,11 @@ from scopenote.flows.collect_contexts import collect_contexts, collect_part, col
 from scopenote.flows.config import Config, load_config
 from scopenote.flows.progress import Progress
 from scopenote.flows.working import configured_run
-from scopenote.store.errors import ConfigurationError, PartConflict
+from scopenote.store.errors import ConfigurationError, PartConflict, UserMistake
+from scopenote.store.remote_files import RemoteFolder
 from scopenote.store.run_folder import RunFolder
 
-from .pipeline_runs import command, run, tables
+from .pipeline_runs import command, tables
 from .tiny_gemma import save_tiny_gemma, save_tiny_sae
 
 # Labels and scores come later.
@@ -372,20 +373,16 @@ def test_two_processes_that_share_a_bucket_make_the_tables_of_one(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("s3")
-def test_a_wrong_bucket_and_missing_credentials_end_with_status_2(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bucket_that_is_not_there_and_missing_credentials_are_the_users_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shard(place: str) -> subprocess.CompletedProcess[str]:
-        words = ("collect", tmp_path / "run", "--shard", "1/2", "--config")
-        return run(*words, on_s3(tiny, place))
-
-    wrong = shard("no-such-bucket/parts")
-    assert wrong.returncode == 2, wrong.stderr
-    assert "There is no such bucket or folder" in wrong.stderr
+    RemoteFolder("s3://scopenote/parts").check_writable()
+    with pytest.raises(UserMistake, match="There is no such bucket or folder"):
+        RemoteFolder("s3://no-such-bucket/parts").check_writable()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    without = shard("scopenote/parts")
-    assert without.returncode == 2, without.stderr
-    assert "AWS_ACCESS_KEY_ID" in without.stderr
-    assert "Traceback" not in wrong.stderr + without.stderr
+    # Otherwise it would go on with those that it has.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(UserMistake, match="AWS_ACCESS_KEY_ID"):
+        RemoteFolder("s3://scopenote/parts").check_writable()

@@ -4,7 +4,7 @@ These are the constants of `scopenote estimate --at-scale` (`flows/disk_bytes.py
 the embedded toy, cut after layer 1; the SAEs are its own of the residual stream, and a random one
 of 16,384 features of which 64 fire on each token, as in `collect_speed.py`.
 
-    python tests/benchmarks/kept_bytes.py [--tokens N]
+    python tests/benchmarks/kept_bytes.py [--tokens N] [--only 16k]
 """
 
 from __future__ import annotations
@@ -95,11 +95,14 @@ def table_bytes(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=500_000)
-    tokens = parser.parse_args().tokens
+    parser.add_argument("--only", choices=("toy", "16k"))
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = write_corpus(Path(folder))
-        measure("toy", toy_job(), text, tokens)
-        measure("16k", make_job("toy", 16_384, 1, text), text, tokens)
+        if asked.only != "16k":
+            measure("toy", toy_job(), text, asked.tokens)
+        if asked.only != "toy":
+            measure("16k", make_job("toy", 16_384, 1, text), text, asked.tokens)
 
 
 if __name__ == "__main__":
