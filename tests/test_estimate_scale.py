@@ -209,8 +209,15 @@ def test_what_is_not_known_is_said(config: Config) -> None:
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(0, "0"), (0.0421, "0.0421"), (12.34, "12.3"), (1234.5, "1,234"), (98_304, "98,304")]
-    + [(194_772_992, "194,772,992"), (2.92e10, "29.2 billion"), (4.58e12, "4.58 trillion")],
+    [
+        (0, "0"),
+        (0.0421, "0.0421"),
+        (12.34, "12.3"),
+        (1234.5, "1,234"),
+        (194_772_992, "194,772,992"),
+        (2.92e10, "29.2 billion"),
+        (4.58e12, "4.58 trillion"),
+    ],
 )
 def test_numbers_are_written_as_they_are_read(number: float, said: str) -> None:
     assert rounded(number) == said
