@@ -97,20 +97,3 @@ class CollectSection(Section):
             "score": self.score,
         }
         return kept[split]
-
-
-class BudgetSection(Section):
-    """What one invocation may spend; what is left over is done by the next."""
-
-    usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        default=None, description="dollars for calls to models"
-    )
-    calls: Positive | None = Field(default=None, description="calls to models")
-    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        default=None, description="after which no further call is begun"
-    )
-
-    @property
-    def is_set(self) -> bool:
-        """Whether there is any limit."""
-        return (self.usd, self.calls, self.minutes) != (None, None, None)

@@ -1,6 +1,6 @@
 """The configuration of a run: what may be set, its defaults, and how a wrong value is answered.
 
-A configuration is TOML. Every setting and its default stands here and nowhere else; the
+A configuration is TOML. Every setting and its default stands here or in the `*_settings.py`; the
 descriptions become the comments of `run.toml`. Relative paths are taken from the folder of the
 file they are written in. What a path holds is the business of those who read it.
 """
@@ -128,6 +128,23 @@ class CorpusSection(Section):
             if self.dataset is None and getattr(self, name) is not None:
                 raise problem(f"`{name}` only beside `dataset`", found=f"`{name}` without it")
         return self
+
+
+class BudgetSection(Section):
+    """What one invocation may spend; what is left over is done by the next."""
+
+    usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="dollars for calls to models"
+    )
+    calls: Positive | None = Field(default=None, description="calls to models")
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="after which no further call is begun"
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any limit."""
+        return (self.usd, self.calls, self.minutes) != (None, None, None)
 
 
 class Config(Section):
