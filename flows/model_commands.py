@@ -94,7 +94,7 @@ def estimate(
         typer.Option("--seconds-per-call", min=0, help="On paper: how long a model takes."),
     ] = 2.0,
 ) -> None:
-    """What the labels that are missing would cost; on paper where nothing is collected yet."""
+    """What missing labels would cost, or on paper a whole job."""
     from ..store.run_folder import RunFolder
     from .config import load_config
 

@@ -10,6 +10,7 @@ of 16,384 features of which 64 fire on each token, as in `collect_speed.py`.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from collect_speed import make_job, say, write_collected, write_corpus
 from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.corpus import CorpusSource, RowCounts, read_documents
 from scopenote.extract.models import load_model
@@ -29,6 +29,10 @@ from scopenote.flows.collect_setup import toy_saes
 from scopenote.store.absorb import absorb_collected
 from scopenote.store.database import open_work
 from scopenote.store.parts import list_parts
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.benchmarks.collect_speed import make_job, say, write_collected, write_corpus
 
 _BLOCK = 256 << 10
 
