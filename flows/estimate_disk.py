@@ -1,8 +1,8 @@
 """What a job leaves on disk, on paper: sketches kept in full, at sizes that were measured.
 
 Most features of a small corpus keep less than they may, so these are upper figures. Sizes are those
-of `tests/benchmarks/kept_bytes.py`: half a million tokens, windows of 64, the toy's own SAE and a
-random one of 16,384 features; of the two runs the larger.
+of `tests/benchmarks/kept_bytes.py`, windows of 64: the toy's own SAE of 1,024 features on 509,424
+tokens, and a random one of 16,384 on 261,429; of the two runs the larger.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ class Measured:
     feature: float
 
 
-PART = Measured(kept=0, firing=0, window=0, feature=0)
-DATABASE = Measured(kept=0, firing=0, window=0, feature=0)
+PART = Measured(kept=28.5, firing=8.37, window=174, feature=125)
+# Beside: what a feature has in a finished run of the demo, 1,700 bytes of counts, neighbours, label
+# and scores, and 14,700 of what the token lookup predicted.
+DATABASE = Measured(kept=27.2, firing=10.5, window=249, feature=16_400)
 
 
 def estimate_disk(
