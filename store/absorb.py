@@ -166,7 +166,7 @@ def absorb_inbox(connection: duckdb.DuckDBPyConnection, inbox: Path) -> int:
     The files stay: until this is published readers have them from there. After that
     `remove_absorbed` takes them away.
     """
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     new = [file for file in read_inbox(inbox) if file.name not in absorbed]
     if new:
         names = [file.name for file in new]
@@ -182,7 +182,7 @@ def absorb_inbox(connection: duckdb.DuckDBPyConnection, inbox: Path) -> int:
 
 def remove_absorbed(connection: duckdb.DuckDBPyConnection, inbox: Path) -> None:
     """Removes the files of the inbox that are in the tables, which have to be published by now."""
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     for name in inbox_names(inbox):
         if name in absorbed:
             (inbox / name).unlink(missing_ok=True)
