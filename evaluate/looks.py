@@ -4,7 +4,8 @@ Windows are simulated up to the first share of what may be spent, and the interv
 if it is narrow enough, or clearly on one side of a threshold, that is the score. Otherwise on to
 the next look; the last look ends it. Who looks several times errs several times: so each look's
 interval is taken at a level at which all looks together hold the truth as often as was asked,
-whatever makes them stop (Bonferroni's inequality; tests/benchmarks/coverage.py measures it).
+whatever makes them stop (Bonferroni's inequality, measured by
+tests/benchmarks/interval_coverage.py).
 
 The windows of a look are the first ones of an order drawn at random, and stay in the next.
 """

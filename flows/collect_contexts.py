@@ -22,14 +22,23 @@ from ..extract.windows import TokenizedChunk, cut_chunks
 from ..store.absorb import absorb_collected
 from ..store.collected import Collected, mark_complete, read_collected
 from ..store.database import open_work, publish
-from ..store.parts import list_parts, remove_unfinished, write_part
+from ..store.parts import list_parts, read_part, remove_unfinished, write_part
 from ..store.records import CollectedChunk
+from ..store.remote_parts import RemoteParts
 from ..store.run_folder import RunFolder, clear_disk_errors
 from .batches import as_is
 from .collect_setup import corpus_documents, load_collect_job, sae_sources, settled_corpus
 from .config import Config
 from .describe_features import describe_features
 from .measure_losses import measure_losses
+from .parts_elsewhere import (
+    bring_parts,
+    checked_remote_parts,
+    chunks_elsewhere,
+    leave_notes,
+    move_part,
+    put_left_parts,
+)
 from .progress import Progress, Stage
 from .recorded_runs import recorded_run
 from .reports import StageReport
@@ -56,10 +65,11 @@ def collect_contexts(
         state = corpus_source_state(source, saes, config.corpus.max_tokens)
         remove_unfinished(folder.parts)
         before, counts = _read(folder), RowCounts()
+        remote = checked_remote_parts(config) if before.complete_state != state else None
         load_job = cache(lambda: load_collect_job(config, saes, folder, progress))
         if before.complete_state != state:
             documents = corpus_documents(source, counts, load_job().model)
-            _collect_rest(load_job(), documents, config, folder, progress, allow_mismatch)
+            _collect_rest(load_job(), documents, config, folder, progress, allow_mismatch, remote)
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
         described = describe_features(config, folder, progress, load_job)
@@ -94,7 +104,8 @@ def collect_shard(
     """Collects what is missing of one shard into parts, and leaves the database alone.
 
     Any number of shards may be collected at once, on any machines that share the folder of
-    parts, or whose parts are copied into it; `collect_contexts` brings together what is there.
+    parts, whose parts are copied into it, or that put them under one URL; `collect_contexts`
+    brings together what is there.
 
     Args:
         config: of the run.
@@ -103,12 +114,15 @@ def collect_shard(
         progress: where it is shown.
         allow_mismatch: go on also where an SAE does not fit what it reads.
     """
-    started = time.monotonic()
+    started, done = time.monotonic(), 0
     with clear_disk_errors(folder.path):
         source, counts = settled_corpus(config, folder), RowCounts()
         remove_unfinished(folder.parts)
-        known = _in_parts(folder)
+        remote, known = checked_remote_parts(config), _in_parts(folder)
         job = load_collect_job(config, sae_sources(config), folder, progress)
+        if remote is not None:
+            known |= chunks_elsewhere(remote, job)
+            put_left_parts(remote, folder, shard)
         documents = corpus_documents(source, counts, job.model)
         chunks = job.pending_chunks(
             cut_chunks(documents, known), known, config.corpus.max_tokens, shard
@@ -116,19 +130,22 @@ def collect_shard(
         with progress.stage("collect", total=None, unit="tokens") as stage:
             _say_passes(job, stage)
             for group in _groups(chunks, config.collect.chunks_per_part):
-                collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
+                words = as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch
+                part = read_part(folder.parts / collect_part(*words))
+                done += sum(chunk["n_tokens"] for chunk in part.manifest["chunks"])
+                if remote is not None:
+                    move_part(remote, part)
         check_bad_share(source, counts)
-    before = sum(each.n_tokens for number, each in known.items() if shard.owns(number))
-    after = sum(each.n_tokens for number, each in _in_parts(folder).items() if shard.owns(number))
+    place = folder.parts if remote is None else remote.url
     return StageReport(
         stage="collect",
         unit="tokens",
-        done=after - before,
-        already_done=before,
+        done=done,
+        already_done=sum(each.n_tokens for number, each in known.items() if shard.owns(number)),
         seconds=time.monotonic() - started,
         notes=(
             *_notes(counts),
-            f"what there is of shard {shard} lies in {folder.parts}; "
+            f"what there is of shard {shard} lies in {place}; "
             f"`scopenote collect {folder.path}` brings all that lies there together",
         ),
     )
@@ -151,10 +168,13 @@ def _collect_rest(
     folder: RunFolder,
     progress: Progress,
     allow_mismatch: bool,
+    remote: RemoteParts | None,
 ) -> None:
     """Collects and absorbs the chunks that are not in the database."""
     pieces = partial(_token_pieces, job)
     _absorb(folder, pieces)  # what a run that died had finished
+    if remote is not None:
+        bring_parts(remote, job, folder, lambda: _absorb(folder, pieces), progress)
     before = _read(folder)
     max_tokens = config.corpus.max_tokens
     cut = cut_chunks(documents, before.chunks)
@@ -165,6 +185,8 @@ def _collect_rest(
         for group in _groups(chunks, config.collect.chunks_per_part):
             collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
         _absorb(folder, pieces)
+    if remote is not None:
+        leave_notes(remote, folder)
 
 
 def _say_passes(job: CollectJob, stage: Stage) -> None:

@@ -26,6 +26,7 @@ from ..extract.passes import (
     plan_passes,
     released,
 )
+from ..extract.sae_patterns import is_pattern, match_saes
 from ..extract.sae_sources import SaeSource, locate_sae
 from ..extract.saes import Sae, load_sae
 from ..extract.sketches import SketchSizes
@@ -35,7 +36,8 @@ from ..store.errors import ConfigurationError
 from ..store.parts import read_part, write_part
 from ..store.run_folder import RunFolder
 from ..store.splits import SPLITS
-from .config import Config
+from .config import Config, SaeEntry
+from .parts_elsewhere import remote_parts, share_parts
 from .progress import Progress
 
 
@@ -99,7 +101,7 @@ def sae_sources(config: Config) -> list[SaeSource]:
         sources = [locate_sae(str(file), model) for file in toy_saes()]
     else:
         sources = [
-            locate_sae(entry.path, model, entry.site, entry.layer) for entry in config.saes.paths
+            locate_sae(entry.path, model, entry.site, entry.layer) for entry in sae_entries(config)
         ]
     ids = [source.sae_id for source in sources]
     twice = sorted({sae_id for sae_id in ids if ids.count(sae_id) > 1})
@@ -116,6 +118,24 @@ def sae_sources(config: Config) -> list[SaeSource]:
             mend="remove one, or rename the folder that its id is made from",
         )
     return sources
+
+
+def sae_entries(config: Config) -> list[SaeEntry]:
+    """The SAEs that the configuration names, each pattern as the SAEs that it stands for.
+
+    Raises:
+        SaeError: a pattern stands for none that reads this model.
+    """
+    model = model_name(config.model.name)
+    return [
+        entry.model_copy(update={"path": path})
+        for entry in config.saes.paths
+        for path in (
+            [sae.path for sae in match_saes(entry.path, model)]
+            if is_pattern(entry.path)
+            else [entry.path]
+        )
+    ]
 
 
 def toy_saes() -> list[Path]:
@@ -173,8 +193,8 @@ def with_thresholds(
 ) -> list[SaeSource]:
     """The sources, each neuron basis with the table of its thresholds.
 
-    What the run's parts lack is worked out. Of several processes that do so at once the first
-    to finish is believed by all, as of any part.
+    What the run's parts lack, and those under its URL, is worked out. Of several processes that
+    do so at once the first to finish is believed by all, as of any part.
     """
     if not any(source.is_neuron_basis for source in sources):
         return sources
@@ -191,6 +211,9 @@ def with_thresholds(
         for source in sources
         if source.is_neuron_basis
     }
+    remote = remote_parts(config)
+    if remote is not None:
+        share_parts(remote, folder, [part.name for part in parts.values()])
     if missing := [site for site, part in parts.items() if not part.exists()]:
         total = sum(chunk.n_tokens for chunk in prefix)
         with progress.stage("neurons", total, "tokens") as stage:
@@ -204,6 +227,8 @@ def with_thresholds(
             }
             table = thresholds_table(found[site])
             write_part(folder.parts, parts[site].name, "neurons", {"thresholds": table}, manifest)
+        if remote is not None:
+            share_parts(remote, folder, [parts[site].name for site in missing], is_new=True)
     return [
         replace(source, path=read_part(parts[source.site]).file("thresholds"))
         if source.is_neuron_basis

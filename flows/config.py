@@ -1,6 +1,6 @@
 """The configuration of a run: what may be set, its defaults, and how a wrong value is answered.
 
-A configuration is TOML. Every setting and its default stands here and nowhere else; the
+A configuration is TOML. Every setting and its default stands here or in the `*_settings.py`; the
 descriptions become the comments of `run.toml`. Relative paths are taken from the folder of the
 file they are written in. What a path holds is the business of those who read it.
 """
@@ -22,10 +22,10 @@ from pydantic import (
 )
 
 from ..store.errors import ConfigurationError
-from ..store.splits import Split
 from ..store.unit_names import split_basis_name
 from .alert_settings import AlertSection
-from .config_section import Count, Device, Positive, Section, Seed, Share, Text
+from .collect_settings import CollectSection
+from .config_section import Count, Device, Positive, Section, Share, Text
 from .config_text import explain_problems, problem, toml_lines
 from .explain_settings import ChatSection, ExplainSection
 from .score_settings import ScoreSection
@@ -129,90 +129,6 @@ class CorpusSection(Section):
             if self.dataset is None and getattr(self, name) is not None:
                 raise problem(f"`{name}` only beside `dataset`", found=f"`{name}` without it")
         return self
-
-
-Top = Annotated[Count, Field(description="windows with the highest peaks, per feature")]
-Sample = Annotated[Positive, Field(description="windows drawn from all active ones, per feature")]
-Background = Annotated[Positive, Field(description="windows whose every feature is kept")]
-
-
-class KeptInExplain(Section):
-    """What is kept of the split that labels are written from."""
-
-    top: Top = 20
-    sample: Sample = 20
-    background_windows: Background = 1024
-
-
-class KeptInSelect(Section):
-    """What is kept of the split on which the best label is chosen."""
-
-    top: Top = 10
-    sample: Sample = 30
-    background_windows: Background = 1024
-
-
-class KeptInScore(Section):
-    """What is kept of the split on which labels are scored."""
-
-    top: Top = 20
-    sample: Sample = 60
-    background_windows: Background = 4096
-
-
-class CollectSection(Section):
-    """How text becomes windows, and what is kept of them."""
-
-    seed: Seed = Field(default=0, description="draws the samples and the background")
-    # A position inside a window is stored in one byte.
-    window_tokens: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=64, description="tokens in a window"
-    )
-    prefix_tokens: Count = Field(
-        default=64, description="tokens before a window that are shown with it"
-    )
-    sequence_tokens: Annotated[int, Field(ge=2)] = Field(
-        default=1024, description="tokens that the model sees at once, BOS included"
-    )
-    chunks_per_part: Positive = Field(default=16, description="chunks of 256 documents in one part")
-    memory_gib: Annotated[float, Field(gt=0)] | None = Field(
-        default=None,
-        description="for SAEs and what is kept of their features; by default 60% of the memory of "
-        "the machine or its container",
-    )
-    logit_effects: bool = Field(
-        default=True, description="the output tokens that each feature raises and lowers most"
-    )
-    neighbours: bool = Field(
-        default=True,
-        description="the nearest features, by cosine of the decoder and by firing together",
-    )
-    loss_increase: bool = Field(
-        default=False,
-        description="what the SAEs' reconstructions cost the model in next-token loss; loads all "
-        "its layers",
-    )
-    explain: KeptInExplain = KeptInExplain()
-    select: KeptInSelect = KeptInSelect()
-    score: KeptInScore = KeptInScore()
-
-    @model_validator(mode="after")
-    def _window_fits(self) -> Self:
-        if self.sequence_tokens <= self.window_tokens:
-            raise problem(
-                "`sequence_tokens` greater than `window_tokens` (BOS takes a place)",
-                found=f"{self.sequence_tokens} and {self.window_tokens}",
-            )
-        return self
-
-    def kept(self, split: Split) -> KeptInExplain | KeptInSelect | KeptInScore:
-        """What is kept of this split."""
-        kept: dict[Split, KeptInExplain | KeptInSelect | KeptInScore] = {
-            "explain": self.explain,
-            "select": self.select,
-            "score": self.score,
-        }
-        return kept[split]
 
 
 class BudgetSection(Section):

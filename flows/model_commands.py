@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..store.errors import ExitCode, UserMistake
-from .terminal import complain, print_json, print_page, program
+from .terminal import complain, print_json, print_page
 from .working import published, run_folder, working
 
 if TYPE_CHECKING:
     from .config import Config
     from .estimate import Estimate
+    from .estimate_scale import Machines
     from .replay import Replay
 
 BudgetUsd = Annotated[
@@ -61,8 +61,40 @@ def estimate(
         typer.Option("--out", metavar="RUN", help="The run's folder, if not named after CONFIG."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    at_scale: Annotated[
+        bool,
+        typer.Option("--at-scale", help="On paper, from CONFIG alone, also where a run is there."),
+    ] = False,
+    saes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--saes",
+            metavar="PATTERN",
+            help="On paper: these SAEs of Gemma Scope instead of CONFIG's, such as "
+            "'gemma-scope-2b-pt-*/**' or 'gemma-2-2b/*-gemmascope-res-16k'. May be repeated.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=1, help="On paper: tokens of the corpus.")
+    ] = None,
+    machines: Annotated[
+        int, typer.Option("--machines", min=1, help="On paper: machines with a GPU each.")
+    ] = 1,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--tokens-per-second",
+            min=0.001,
+            help="On paper: what one machine was measured to collect in one pass; by default "
+            "worked out from the models' shapes.",
+        ),
+    ] = None,
+    seconds_per_call: Annotated[
+        float,
+        typer.Option("--seconds-per-call", min=0, help="On paper: how long a model takes."),
+    ] = 2.0,
 ) -> None:
-    """What the labels that are missing would cost."""
+    """What missing labels would cost, or on paper a whole job."""
     from ..store.run_folder import RunFolder
     from .config import load_config
 
@@ -71,14 +103,13 @@ def estimate(
         folder, config = folder or config, RunFolder.open_existing(config).config_file
     settings = load_config(config)
     folder = folder or Path(config.stem)
-    if not folder.exists():
-        raise UserMistake(
-            "An estimate renders the real prompts of a sample, and nothing is collected yet.",
-            where=str(folder),
-            found="no such run",
-            mend=f"`{program()} collect {shlex.quote(str(folder))} --config "
-            f"{shlex.quote(str(config))}`, which asks no model",
-        )
+    on_paper = any((saes, tokens, tokens_per_second, machines > 1))
+    if at_scale or on_paper or not RunFolder(folder).database.exists():
+        from .estimate_scale import Machines
+
+        spread = Machines(machines, tokens_per_second, seconds_per_call=seconds_per_call)
+        _estimate_at_scale(settings, saes or [], tokens, spread, json)
+        return
     found = _estimate(folder, settings)
     if json:
         print_json(found.as_dict())
@@ -147,6 +178,20 @@ def _estimate(folder: Path, config: Config) -> Estimate:
         )
     with published(folder) as (_, store):
         return estimate_labels(store, config.explain, config.score)
+
+
+def _estimate_at_scale(
+    config: Config, patterns: list[str], tokens: int | None, machines: Machines, as_json: bool
+) -> None:
+    from .estimate_scale import estimate_at_scale
+    from .estimate_scale_page import render_at_scale
+    from .paper_saes import paper_saes
+
+    found = estimate_at_scale(config, paper_saes(config, patterns), tokens, machines)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        print_page(render_at_scale(found))
 
 
 def _print_estimate(found: Estimate) -> None:

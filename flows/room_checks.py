@@ -40,7 +40,7 @@ from ..extract.sae_sources import SaeSource, locate_sae, mend_neuron_name, neuro
 from ..extract.sites import site_width
 from ..extract.workers import n_at_once
 from ..store.errors import ModelError, SaeError, ScopenoteError
-from .collect_setup import sketch_sizes, toy_saes
+from .collect_setup import sae_entries, sketch_sizes, toy_saes
 from .config import CHUNK_DOCUMENTS, Config
 from .findings import Finding, Verdict
 from .machine_checks import DeviceMemory, nearest_existing, read_devices
@@ -133,7 +133,12 @@ def _model_missing(name: str) -> Finding:
 
 
 def _check_saes(config: Config, known: _Known) -> Iterator[Finding]:
-    entries = [(entry.path, entry.site, entry.layer) for entry in config.saes.paths]
+    try:
+        entries = [(entry.path, entry.site, entry.layer) for entry in sae_entries(config)]
+    except SaeError as error:  # a pattern that stands for none
+        known.n_unknown += 1
+        yield _failure("SAE", error)
+        return
     if not entries:
         entries = [(str(file), None, None) for file in toy_saes()]
     for path, kind, layer in entries:

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS = 5.0
 # Labels and scores say by whom they are: other explainers, simulators and models add to them.
-# A corpus may grow, and what each invocation may spend is its own affair.
+# A corpus may grow, parts are the same wherever they lie, and what each invocation may spend is its
+# own affair.
 _MAY_CHANGE = (
     "explain.",
     "score.simulators",
     "score.chat.",
     "corpus.max_tokens",
+    "collect.parts_url",
     "corpus.max_bad_share",
     "budget.",
     "alerts.",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -50,14 +51,14 @@ def absorb_collected(
         PartConflict: a part was made under another configuration, or cuts text that is
             already absorbed in another way.
     """
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     new = [p for p in list_parts(parts) if p.stage == "collect" and p.part_id not in absorbed]
     before = get_meta(connection, "merged_part")
     drop_prepared(connection)
     if not new:
         _remove_spent(connection, parts)
         return Absorbed(0, 0, 0)
-    _refuse_conflicts(connection, new)
+    refuse_conflicts(connection, ((str(part.folder), part.manifest) for part in new))
     merged_before = [read_part(parts / before)] if before else []
     pieces = [*merged_before, *new]
     try:
@@ -117,7 +118,7 @@ def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: st
         How many parts were absorbed; they are then removed.
     """
     found = [part for part in list_parts(parts) if part.stage == stage]
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     new = [part for part in found if part.part_id not in absorbed]
     if new:
         with transaction(connection):
@@ -165,7 +166,7 @@ def absorb_inbox(connection: duckdb.DuckDBPyConnection, inbox: Path) -> int:
     The files stay: until this is published readers have them from there. After that
     `remove_absorbed` takes them away.
     """
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     new = [file for file in read_inbox(inbox) if file.name not in absorbed]
     if new:
         names = [file.name for file in new]
@@ -181,7 +182,7 @@ def absorb_inbox(connection: duckdb.DuckDBPyConnection, inbox: Path) -> int:
 
 def remove_absorbed(connection: duckdb.DuckDBPyConnection, inbox: Path) -> None:
     """Removes the files of the inbox that are in the tables, which have to be published by now."""
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     for name in inbox_names(inbox):
         if name in absorbed:
             (inbox / name).unlink(missing_ok=True)
@@ -199,8 +200,15 @@ _RESULT_TABLES = {
 }
 
 
-def _absorbed_ids(connection: duckdb.DuckDBPyConnection) -> set[str]:
+def absorbed_ids(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """The parts that were absorbed."""
     return {row[0] for row in connection.execute("SELECT part_id FROM parts").fetchall()}
+
+
+def collected_identity(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
+    """What all collected parts here have in common; None where none is absorbed."""
+    identity = get_meta(connection, "collect_identity")
+    return None if identity is None else dict(json.loads(identity))
 
 
 def _record_part(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
@@ -211,37 +219,64 @@ def _record_part(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
 def _remove_spent(connection: duckdb.DuckDBPyConnection, parts: Path) -> None:
     """Removes collected parts whose content the merged part holds."""
     kept = get_meta(connection, "merged_part")
-    absorbed = _absorbed_ids(connection)
+    absorbed = absorbed_ids(connection)
     for part in list_parts(parts):
         spent = part.part_id in absorbed if part.stage == "collect" else part.stage == "merged"
         if spent and part.part_id != kept:
             shutil.rmtree(part.folder)
 
 
-def _refuse_conflicts(connection: duckdb.DuckDBPyConnection, new: Sequence[Part]) -> None:
-    identity = get_meta(connection, "collect_identity") or _identity(new[0])
+def refuse_conflicts(
+    connection: duckdb.DuckDBPyConnection, new: Iterable[tuple[str, Mapping[str, Any]]]
+) -> None:
+    """Makes sure that these parts can be absorbed beside what is, and beside each other.
+
+    Args:
+        connection: the working copy.
+        new: where each part lies, and its manifest.
+
+    Raises:
+        PartConflict: they cannot.
+    """
+    identity = collected_identity(connection)
     taken = dict(connection.execute("SELECT chunk, chunk_id FROM chunks").fetchall())
-    for part in new:
-        if _identity(part) != identity:
-            ours, theirs = json.loads(identity), part.manifest["identity"]
-            keys = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-            raise PartConflict(
-                "A part was collected under another configuration than this run's.",
-                where=str(part.folder),
-                found=", ".join(f"{key} = {theirs.get(key)}" for key in keys),
-                expected=", ".join(f"{key} = {ours.get(key)}" for key in keys),
-                mend="collect into another folder with --out, or remove the part",
-            )
-        for chunk in part.manifest["chunks"]:
+    for where, manifest in new:
+        identity = identity or manifest["identity"]
+        refuse_other_configuration(where, identity, manifest["identity"])
+        for chunk in manifest["chunks"]:
             if chunk["chunk"] in taken:
                 raise PartConflict(
                     "A part holds text that is absorbed already, cut in another way.",
-                    where=str(part.folder),
+                    where=where,
                     found=f"chunk {chunk['chunk']} as {chunk['chunk_id']}",
                     expected="chunks that no other part holds",
                     mend="remove the part",
                 )
             taken[chunk["chunk"]] = chunk["chunk_id"]
+
+
+def refuse_other_configuration(
+    where: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> None:
+    """Makes sure that a part was collected under this run's configuration.
+
+    Args:
+        where: the part lies.
+        ours: what this run's parts have in common, as JSON gives it.
+        theirs: the same of the part.
+
+    Raises:
+        PartConflict: it was not.
+    """
+    keys = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+    if keys:
+        raise PartConflict(
+            "A part was collected under another configuration than this run's.",
+            where=where,
+            found=", ".join(f"{key} = {theirs.get(key)}" for key in keys),
+            expected=", ".join(f"{key} = {ours.get(key)}" for key in keys),
+            mend="collect into another folder with --out, or remove the part",
+        )
 
 
 def _identity(part: Part) -> str:

@@ -39,6 +39,18 @@ def read_collected(connection: duckdb.DuckDBPyConnection) -> Collected:
     return Collected(chunks, get_meta(connection, _COMPLETE))
 
 
+def chunks_by_part(
+    connection: duckdb.DuckDBPyConnection,
+) -> dict[str, dict[int, CollectedChunk]]:
+    """The same chunks under the names of the parts that brought them."""
+    found: dict[str, dict[int, CollectedChunk]] = {}
+    for part_id, number, *row in connection.execute(
+        "SELECT part_id, chunk, chunk_id, n_documents, n_tokens FROM chunks ORDER BY chunk"
+    ).fetchall():
+        found.setdefault(part_id, {})[number] = CollectedChunk(*row)
+    return found
+
+
 def mark_complete(connection: duckdb.DuckDBPyConnection, state: str) -> None:
     """Records that the corpus in this state has been collected to its end."""
     set_meta(connection, _COMPLETE, state)

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from .errors import StoreError
 
-_MANIFEST = "part.json"
+MANIFEST = "part.json"
+"""What a part says of itself; a folder without it is no part."""
 _UNFINISHED = ".unfinished-"
 
 
@@ -67,7 +68,7 @@ def write_part(
         manifest: what it says of itself.
     """
     target = parts / part_id
-    if not (target / _MANIFEST).exists():
+    if not (target / MANIFEST).exists():
         unfinished = begin_part(parts)
         # Encoding a table runs outside of the interpreter's lock.
         with ThreadPoolExecutor(os.cpu_count() or 1) as executor:
@@ -108,13 +109,13 @@ def begin_part(parts: Path) -> Path:
 def finish_part(unfinished: Path, target: Path, stage: str, manifest: dict[str, Any]) -> None:
     """Writes the manifest and gives the part its name."""
     content = {"part_id": target.name, "stage": stage, **manifest}
-    (unfinished / _MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    (unfinished / MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False))
     for file in unfinished.iterdir():
         _flush_to_disk(file)
     try:
         unfinished.rename(target)
     except OSError:
-        if not (target / _MANIFEST).exists():
+        if not (target / MANIFEST).exists():
             raise
         # Another worker finished the same part first; its content is the same.
         shutil.rmtree(unfinished)
@@ -127,14 +128,14 @@ def read_part(folder: Path) -> Part:
         StoreError: its manifest is missing or damaged.
     """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
         return Part(manifest["part_id"], manifest["stage"], folder, manifest)
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
             "A part cannot be read.",
             where=str(folder),
             found=str(error),
-            expected=f"a folder with {_MANIFEST}",
+            expected=f"a folder with {MANIFEST}",
             mend="remove the folder; what it held will be worked out again",
         ) from error
 

@@ -1,4 +1,4 @@
-"""How often intervals hold the truth, in the hardest places of the grid of benchmarks/coverage."""
+"""How often intervals hold the truth, in the hardest places of benchmarks/interval_coverage."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_every_make_target_shown_exists() -> None:
 
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
-    block, asking, local, again, judged = blocks("toml")
+    block, asking, local, again, judged, *_ = blocks("toml")
     file = tmp_path / "gemma.toml"
     file.write_text(block)
     assert load_config(file).explain.prompted == ()

@@ -8,7 +8,7 @@ and, in brackets, the mean width. `plain` is the bootstrap without a guard and w
 percentiles, without a screen; `used` is the mean share of the windows that looks used, likewise.
 Populations and draws are those of `tests/populations.py`.
 
-    python tests/benchmarks/coverage.py [--draws 1000] [--active 60] [--cells "0.3% 1.0%"]
+    python tests/benchmarks/interval_coverage.py [--draws 1000] [--active 60] [--cells "0.3% 1.0%"]
 """
 
 from __future__ import annotations
