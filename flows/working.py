@@ -8,12 +8,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from ..store.errors import ConfigurationError, ExitCode, ScopenoteError, UserMistake
+from ..store.errors import ConfigurationError, ExitCode, RunFolderBusy, ScopenoteError, UserMistake
 from .terminal import complain, program
 
 if TYPE_CHECKING:
@@ -98,8 +98,28 @@ def published(run: Path) -> Iterator[tuple[RunFolder, Store]]:
             where=str(folder.path),
             mend=f"type `{program()} run {shlex.quote(str(run))}`",
         )
-    with open_store(folder.path) as store:
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(folder.path))
+        if store.is_older and folder.work_database.exists() and _bring_up_to_date(folder):
+            store = stack.enter_context(open_store(folder.path))
         yield folder, store
+
+
+def _bring_up_to_date(folder: RunFolder) -> bool:
+    """Publishes in this version's tables what an older version had published.
+
+    Returns:
+        False where somebody works on the run: that will do it.
+    """
+    from ..store.database import open_work, publish
+
+    try:
+        with folder.lock("scopenote, bringing an older database up to date"):
+            with open_work(folder.path) as work:
+                publish(work, folder.path)
+    except RunFolderBusy:
+        return False
+    return True
 
 
 @contextmanager

@@ -57,6 +57,11 @@ class Store:
             raise StoreError("This store is closed.", mend="open it again")
         return self._connection
 
+    @property
+    def is_older(self) -> bool:
+        """Whether it was published by an older version, whose tables lack columns."""
+        return int(get_meta(self.connection, "schema_version") or 0) < SCHEMA_VERSION
+
     def labels(self) -> duckdb.DuckDBPyRelation:
         """The label in force of each labelled feature, with its headline score."""
         return self.connection.sql("SELECT * FROM current_labels ORDER BY sae_id, feature")
