@@ -114,9 +114,11 @@ def _bring_up_to_date(folder: RunFolder) -> bool:
     from ..store.database import open_work, publish
 
     try:
-        with folder.lock("scopenote, bringing an older database up to date"):
-            with open_work(folder.path) as work:
-                publish(work, folder.path)
+        with (
+            folder.lock("scopenote, bringing an older database up to date"),
+            open_work(folder.path) as work,
+        ):
+            publish(work, folder.path)
     except RunFolderBusy:
         return False
     return True
