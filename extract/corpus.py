@@ -91,6 +91,12 @@ class RowCounts:
     bad: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
+    def begin_again(self) -> None:
+        """Forgets all rows, before they are read again."""
+        self.good = self.empty = 0
+        self.bad.clear()
+        self.examples.clear()
+
     @property
     def n_bad(self) -> int:
         """Unusable rows of all reasons."""

@@ -249,6 +249,17 @@ def quiet_loading() -> Iterator[None]:
         transformers_logging.set_tqdm_hook(hook)
 
 
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model alone.
+
+    Raises:
+        ModelError: it cannot be loaded or used.
+    """
+    source = model_path(name)
+    with quiet_loading():
+        return _load_tokenizer(name, source, _load_config(name, source))
+
+
 def _load_config(name: str, source: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(source)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ..label.pricing import in_dollars
 from ..label.prompted import PromptedExplainer
@@ -18,6 +19,10 @@ from .explain_settings import ExplainSection
 from .progress import Progress
 from .spending import Spending
 from .terminal import program
+
+if TYPE_CHECKING:
+    from .runners import Runner
+    from .shares import Spent
 
 PURPOSE = "explain"
 
@@ -36,6 +41,8 @@ class AskJob:
         retry_failed: send again what got no reply before.
         began_at: when this command did.
         absorb: brings finished parts and journals into the database and publishes it.
+        absorb_parts: the same but for journals, which tasks under way look into.
+        runner: where tasks work.
         at_most: features that are asked about now; None for all.
     """
 
@@ -48,6 +55,8 @@ class AskJob:
     retry_failed: bool
     began_at: datetime
     absorb: Callable[[], None]
+    absorb_parts: Callable[[], None]
+    runner: Runner
     at_most: int | None = None
 
 
@@ -85,6 +94,11 @@ class Asked:
     n_windows_at_most: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     left: int = 0
+
+    def add_spent(self, spent: Spent) -> None:
+        """Adds what a task has spent."""
+        self.tally.add_all(spent.tally)
+        self.lacking = {**self.lacking, **spent.lacking}
 
     def begin_round(self) -> None:
         """What came of it so far stays; why it stopped does not."""

@@ -1,102 +1,79 @@
 """Labels from language models: prompts out, replies onto the record, labels into parts.
 
-Tasks render prompts and wait; all calls are made in one event loop, in a thread of its own.
+Each task labels some features, in threads of this process or on a worker; all calls of a process
+are made in one event loop, in a thread of its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import as_completed
-
-from ..label.call_records import CallRecords
-from ..label.labelling import Ask, Asking, write_label
-from ..label.prompted import PromptedExplainer
-from ..label.recorded_client import RecordedClient
-from ..store.batch_record import batches_under_way, requests_under_way
+from ..label.budget import Allowance
+from ..label.labelling import Ask
+from ..store.batch_record import batches_under_way
 from ..store.database import Store, now, open_store
-from ..store.errors import BudgetSpent, EndpointRefuses, NotYetAnswered, ScopenoteError
-from ..store.journal import Journal
-from ..store.known_calls import KnownCalls
 from ..store.labels import label_tables
 from ..store.parts import write_part
-from ..store.records import Label, content_hash
-from ..store.run_folder import RunFolder
-from ..store.wanted_labels import Proposer, Why, newest_shown, text_state, wanted_draws
-from .ask_job import PURPOSE, Asked, AskJob
-from .batches import as_is, task_blocks
+from ..store.records import content_hash
+from ..store.wanted_labels import newest_shown, text_state, wanted_draws
+from .ask_job import Asked, AskJob
+from .asked_features import (
+    AskedPiece,
+    AskPiece,
+    AskTerms,
+    LabelDatabase,
+    LabelWriter,
+    WantedDraws,
+    ask_for_labels,
+    write_labels,
+)
+from .batches import task_blocks
 from .event_loop import EventLoopThread
 from .feature_prompts import PromptSource
-from .label_plan import LabelPlan, plan_labels
+from .label_plan import LabelPlan, plan_labels, proposer_of
+from .progress import Stage
+from .runners import Runner
+from .shares import Purse, Share, run_in_shares
+from .task_policy import retried_task
+from .worker_state import held_no_longer, listening
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
 
 # So long may finished labels be invisible to readers.
 _SECONDS_BETWEEN_ABSORPTIONS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class AskWork:
-    """What all batches of one explainer need."""
-
-    explainer: PromptedExplainer
-    why: Why
-    prompts: PromptSource
-    asking: Asking
-    n_draws: int
-    text_state: str | None
-    ask: Ask
-    loop: EventLoopThread
-    folder: RunFolder
-    run_id: str
-    advance: Callable[[int], None]
-    stopped: list[ScopenoteError]
+@retried_task("ask-models")
+def ask_batch(
+    runner: Runner,
+    terms: AskTerms,
+    writer: LabelWriter,
+    database: LabelDatabase,
+    piece: AskPiece,
+    share: Share,
+) -> AskedPiece:
+    """Has a model label some features, into a part."""
+    return runner.call(ask_for_labels, terms, writer, database, piece, share)
 
 
-@dataclass(slots=True)
-class AskedBatch:
-    """What came of some features: labels by the reason of failure, and how many come later."""
-
-    labels: Counter[str] = field(default_factory=Counter)
-    n_waiting: int = 0
-
-
-@task(name="ask-models", cache_policy=NO_CACHE, persist_result=False)
-def ask_batch(sae_id: str, features: tuple[int, ...], work: AskWork) -> AskedBatch:
-    """Labels features of one SAE into a part."""
-    if work.stopped:
-        return AskedBatch()
-    name, version, model = work.explainer.name, work.explainer.version, work.asking.model
-    begun: list[tuple[int, Future[Label]]] = []
-    with work.prompts.store.cursor() as connection:
-        made = newest_shown(connection, Proposer(name, version, model), sae_id, features)
-        for feature_id, prompt in work.prompts.render(connection, work.explainer, sae_id, features):
-            shown = made.get(feature_id.feature)
-            generation, draws = wanted_draws(shown, work.why, work.n_draws)
-            for draw in draws:
-                label = write_label(feature_id, name, prompt, version, work.asking, draw, work.ask)
-                begun.append((generation, work.loop.submit(label)))
-                begun[-1][1].add_done_callback(lambda _: work.advance(1))
-    labels: list[Label] = []
-    n_waiting = 0
-    for generation, each in begun:
-        try:
-            labels.append(replace(each.result(), generation=generation, why=work.why))
-        except NotYetAnswered:
-            n_waiting += 1
-        except (EndpointRefuses, BudgetSpent) as error:
-            # What the others came to is kept. The frames that it came through hold connections.
-            work.stopped.append(error.with_traceback(None))
-    if labels:
-        # The run too: what failed and is asked for again has the same label ids.
-        content = content_hash([name, version, work.run_id, [each.label_id for each in labels]])
-        tables = label_tables(labels, work.run_id, now(), work.text_state)
-        write_part(work.folder.parts, f"explain-{content}", "explain", tables, {})
-    return AskedBatch(Counter(label.reason or "" for label in labels), n_waiting)
+@retried_task("answers-to-labels")
+def label_batch(
+    runner: Runner,
+    terms: AskTerms,
+    prompts: PromptSource,
+    state: str | None,
+    ask: Ask,
+    loop: EventLoopThread,
+    piece: AskPiece,
+) -> AskedPiece:
+    """Labels some features from answers that are here, into a part."""
+    asked, stopped = write_labels(terms, prompts, state, ask, loop, piece)
+    assert stopped is None, "nobody is asked"
+    return asked
 
 
 def ask_models(job: AskJob, asked: Asked) -> None:
@@ -113,32 +90,31 @@ def ask_models(job: AskJob, asked: Asked) -> None:
         ConfigurationError: no key, no such address, or a budget for a model without a price.
         ModelError: the model was to run here and cannot be loaded.
     """
-    chat = job.settings.chat
+    chat, runner = job.settings.chat, job.runner
     with open_store(job.folder.path) as store:
         plan = plan_for(job, store, asked)
         if not plan.wanted:
             return
-        prices = chat.known_prices()
-        under_way = batches_under_way(store.connection)
+        asked.under_way = batches_under_way(store.connection)
         model = job.settings.asking().model
-        with (
-            Journal(job.folder.journal) as journal,
-            EventLoopThread() as loop,
-            loop.entered(chat.client()) as client,
-        ):
-            recorded = RecordedClient(
-                client=client,
-                known=KnownCalls(store, job.folder.journal, job.retry_failed),
-                journal=journal,
-                records=CallRecords(prices, PURPOSE),
-                budget=job.spending.budget(store.connection, model, prices, under_way),
-                in_batches=requests_under_way(store.connection),
-                tally=asked.tally,
-                allowance=job.spending.allowance,
-            )
-            label_missing(job, store, plan, recorded.ask, loop, asked)
-            asked.lacking = client.lacking
-        asked.under_way = under_way
+        budget = job.spending.budget(store.connection, model, chat.known_prices(), asked.under_way)
+        pieces = list(pieces_of(plan, job, store))
+        revision = store.revision
+    # No more tasks at once than calls, so that each process may make one.
+    n_places = min(runner.n_askers, chat.concurrency)
+    purse = Purse(budget, job.spending.allowance, n_places)
+    terms = _terms(job)
+    writer = LabelWriter(job.settings, min(runner.n_clients, n_places))
+    database = LabelDatabase(terms.folder, revision, job.retry_failed)
+
+    def begin(piece: AskPiece, share: Share) -> PrefectFuture[AskedPiece]:
+        return runner.submit(
+            ask_batch, terms=terms, writer=writer, database=database, piece=piece, share=share
+        )
+
+    with held_no_longer():
+        _take_in(job, asked, terms, pieces, lambda some: run_in_shares(begin, some, purse))
+    asked.stopped = purse.stopped
 
 
 def plan_for(job: AskJob, store: Store, asked: Asked) -> LabelPlan:
@@ -163,9 +139,9 @@ def label_missing(
     ask: Ask,
     loop: EventLoopThread,
     asked: Asked,
-    unit: str = "labels",
+    unit: str,
 ) -> None:
-    """Labels features, wherever the answers come from.
+    """Labels features from answers that are here; what has none waits.
 
     Args:
         job: what is asked.
@@ -173,50 +149,71 @@ def label_missing(
         plan: the features, and why.
         ask: gives the answers, in the loop.
         loop: where it runs.
-        asked: labels, those that wait, and why it stopped early are added.
+        asked: labels and those that wait are added.
         unit: what is counted meanwhile.
     """
-    prompts = PromptSource.of(store)
-    stopped: list[ScopenoteError] = []
-    absorbed_at = time.monotonic()
-    n_draws = job.settings.candidates
+    terms, prompts = _terms(job), PromptSource.of(store)
     state = text_state(store.connection)
-    explainers = {each.name: each for each in job.explainers}
+
+    def begin(piece: AskPiece, share: Share) -> PrefectFuture[AskedPiece]:
+        return job.runner.submit(
+            label_batch,
+            terms=terms,
+            prompts=prompts,
+            state=state,
+            ask=ask,
+            loop=loop,
+            piece=piece,
+        )
+
+    purse = Purse(None, Allowance(), job.runner.n_at_once)
+    pieces = list(pieces_of(plan, job, store))
+    _take_in(job, asked, terms, pieces, lambda some: run_in_shares(begin, some, purse), unit)
+
+
+def pieces_of(plan: LabelPlan, job: AskJob, store: Store) -> Iterator[AskPiece]:
+    """The plan cut into tasks: which labels exactly, by what is published now."""
+    proposers = {each.name: proposer_of(each, job.settings) for each in job.explainers}
     for why, name, missing in plan.groups():
-        if stopped:
-            break
-        n_labels = (1 if why == Why.LOW else n_draws) * sum(map(len, missing.values()))
-        with job.progress.stage("explain", total=n_labels, unit=unit) as stage:
-            work = AskWork(
-                explainer=explainers[name],
-                why=why,
-                prompts=prompts,
-                asking=job.settings.asking(),
-                n_draws=n_draws,
-                text_state=state,
-                ask=ask,
-                loop=loop,
-                folder=job.folder,
-                run_id=job.run_id,
-                advance=stage.advance,
-                stopped=stopped,
-            )
-            size = job.settings.features_per_task
-            for batch in _batches(work, missing, size):
-                asked.labels += batch.labels
-                asked.reasons[why] += batch.labels[""]
-                asked.n_waiting += batch.n_waiting
-                if time.monotonic() - absorbed_at > _SECONDS_BETWEEN_ABSORPTIONS:
-                    job.absorb()
-                    absorbed_at = time.monotonic()
-    if stopped:
-        asked.stopped = stopped[0]
+        for sae_id, features in task_blocks(missing, job.settings.features_per_task):
+            made = newest_shown(store.connection, proposers[name], sae_id, features)
+            wanted = []
+            for feature in features:
+                generation, draws = wanted_draws(made.get(feature), why, job.settings.candidates)
+                wanted.append(WantedDraws(feature, generation, tuple(draws)))
+            yield AskPiece(name, why, sae_id, tuple(wanted))
 
 
-def _batches(work: AskWork, missing: Mapping[str, list[int]], size: int) -> Iterator[AskedBatch]:
-    futures = [
-        ask_batch.submit(sae_id, as_is(features), as_is(work))
-        for sae_id, features in task_blocks(missing, size)
-    ]
-    for future in as_completed(futures):
-        yield future.result()
+def _terms(job: AskJob) -> AskTerms:
+    return AskTerms(job.settings, job.folder.path.absolute(), job.run_id, uuid4().hex)
+
+
+def _take_in(
+    job: AskJob,
+    asked: Asked,
+    terms: AskTerms,
+    pieces: list[AskPiece],
+    do: Callable[[Iterable[AskPiece]], Iterator[AskedPiece]],
+    unit: str = "labels",
+) -> None:
+    """Has the pieces done, and adds up what they come to as they do."""
+    absorbed_at = time.monotonic()
+    n_labels = sum(len(each.draws) for piece in pieces for each in piece.wanted)
+    with (
+        job.progress.stage("explain", total=n_labels, unit=unit) as stage,
+        listening(terms.listener, stage.advance),
+    ):
+        for batch in do(pieces):
+            _count(batch, job, asked, stage)
+            if time.monotonic() - absorbed_at > _SECONDS_BETWEEN_ABSORPTIONS:
+                job.absorb_parts()
+                absorbed_at = time.monotonic()
+
+
+def _count(batch: AskedPiece, job: AskJob, asked: Asked, stage: Stage) -> None:
+    asked.labels += batch.labels
+    asked.reasons[batch.why] += batch.labels[""]
+    asked.n_waiting += batch.n_waiting
+    asked.add_spent(batch.spent)
+    if job.runner.is_elsewhere:
+        stage.advance(batch.n_done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -17,12 +16,8 @@ from ..store.database import open_work, publish_if_behind
 from ..store.errors import StoreError
 from ..store.run_folder import RunFolder
 from .progress import Stage
-
-
-def worker_threads() -> int:
-    """Threads that explain or score at once: one a processor."""
-    return os.cpu_count() or 1
-
+from .runners import Runner, worker_threads
+from .worker_state import held_no_longer
 
 T = TypeVar("T")
 
@@ -73,8 +68,9 @@ def side_by_side() -> Any:
 
 
 def run_over_features(
+    runner: Runner,
     batch_task: Any,
-    shared: object,
+    work: object,
     missing: Mapping[str, list[int]],
     features_per_task: int,
     stage: Callable[[int], AbstractContextManager[Stage]],
@@ -84,21 +80,24 @@ def run_over_features(
     At the first failure the others are left unstarted.
 
     Args:
-        batch_task: called with the SAE's id, consecutive features and `shared`.
-        shared: what all batches need.
+        runner: where they work.
+        batch_task: called with the runner, `work`, the SAE's id and consecutive features.
+        work: describes what all batches need.
         missing: features by SAE.
         features_per_task: how many at most are one batch.
         stage: begins the progress of so many features.
     """
     tasks = list(task_ranges(missing, features_per_task))
-    futures = [
-        batch_task.submit(sae_id, as_is(features), as_is(shared)) for sae_id, features in tasks
-    ]
-    with stage(sum(len(features) for _, features in tasks)) as progress:
-        for future in as_completed(futures):
-            counted: Counter[str] = future.result()
-            progress.advance(counted.total())
-            yield counted
+    with held_no_longer():
+        futures = [
+            runner.submit(batch_task, work=work, sae_id=sae_id, features=features)
+            for sae_id, features in tasks
+        ]
+        with stage(sum(len(features) for _, features in tasks)) as progress:
+            for future in as_completed(futures):
+                counted: Counter[str] = future.result()
+                progress.advance(counted.total())
+                yield counted
 
 
 def require_collected(folder: RunFolder) -> None:

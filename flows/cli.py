@@ -18,7 +18,7 @@ from .hand_commands import label, vote
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule
-from .stage_commands import run_shard, run_stage, run_whole_job
+from .stage_commands import RunnerName, run_shard, run_stage, run_whole_job
 from .terminal import answer, print_json, print_page
 from .working import published
 
@@ -128,6 +128,7 @@ def demo(
         bool, typer.Option("--yes", help="With --model: ask it without asking you.")
     ] = False,
     budget_usd: BudgetUsd = None,
+    runner: RunnerName = None,
     prefect_server: OwnServer = False,
 ) -> None:
     """The whole job on a small embedded model, without downloads."""
@@ -139,7 +140,7 @@ def demo(
         config = demo_config(model=model, features=features)
         again += ["--model", model, "--features", str(features)]
         agree_on_cost("demo", out, config, again, prefect_server, yes)
-    run_whole_job("demo", out, config, again, prefect_server, budget=budget_usd)
+    run_whole_job("demo", out, config, again, prefect_server, budget=budget_usd, runner=runner)
 
 
 @app.command()
@@ -155,6 +156,7 @@ def run(
     ] = None,
     allow_mismatch: AllowMismatch = False,
     budget_usd: BudgetUsd = None,
+    runner: RunnerName = None,
     prefect_server: OwnServer = False,
 ) -> None:
     """Collect, explain and score: all that is not there already."""
@@ -167,7 +169,7 @@ def run(
     if out is None:
         out = config.parent if config.name == "run.toml" else Path(config.stem)
     again = ["run", str(out)]
-    run_whole_job("run", out, settings, again, prefect_server, allow_mismatch, budget_usd)
+    run_whole_job("run", out, settings, again, prefect_server, allow_mismatch, budget_usd, runner)
 
 
 @app.command()
@@ -184,18 +186,19 @@ def collect(
         ),
     ] = None,
     allow_mismatch: AllowMismatch = False,
+    runner: RunnerName = None,
     prefect_server: OwnServer = False,
 ) -> None:
     """Keep the text that each feature responds to."""
     if shard is not None:
-        run_shard(run, shard, config, allow_mismatch, prefect_server)
+        run_shard(run, shard, config, allow_mismatch, prefect_server, runner)
 
     def work(settings: Config, folder: RunFolder, progress: Progress) -> StageReport:
         from .collect_contexts import collect_contexts
 
         return collect_contexts(settings, folder, progress, allow_mismatch)
 
-    run_stage("collect", work, run, config, prefect_server)
+    run_stage("collect", work, run, config, prefect_server, runner)
 
 
 @app.command()
@@ -208,6 +211,7 @@ def explain(
         typer.Option("--wait", help="With `batch = true`: stay until no batch is under way."),
     ] = False,
     retry_failed: RetryFailed = False,
+    runner: RunnerName = None,
     prefect_server: OwnServer = False,
 ) -> None:
     """Write labels from the contexts that were collected."""
@@ -218,7 +222,7 @@ def explain(
 
         return explain_features(settings, folder, progress, budget, retry_failed, wait)
 
-    run_stage("explain", work, run, config, prefect_server)
+    run_stage("explain", work, run, config, prefect_server, runner)
 
 
 @app.command()
@@ -235,6 +239,7 @@ def score(
             "asked.",
         ),
     ] = False,
+    runner: RunnerName = None,
     prefect_server: OwnServer = False,
 ) -> None:
     """Score the labels on text that none was written from."""
@@ -254,7 +259,7 @@ def score(
 
         return score_labels(settings, folder, progress, budget, retry_failed)
 
-    run_stage("score", work, run, config, prefect_server)
+    run_stage("score", work, run, config, prefect_server, runner)
 
 
 @app.command()

@@ -6,28 +6,28 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
 from ..extract.collect_job import CollectJob
-from ..extract.collector import CollectedPart
 from ..extract.corpus import Document, RowCounts, check_bad_share, corpus_source_state
-from ..extract.models import load_token_pieces
+from ..extract.models import load_token_pieces, load_tokenizer
 from ..extract.shards import Shard
 from ..extract.windows import TokenizedChunk, cut_chunks
 from ..store.absorb import absorb_collected
 from ..store.collected import Collected, mark_complete, read_collected
 from ..store.database import open_work, publish
-from ..store.parts import list_parts, read_part, remove_unfinished, write_part
+from ..store.parts import list_parts, read_part, remove_unfinished
 from ..store.records import CollectedChunk
 from ..store.remote_parts import RemoteParts
 from ..store.run_folder import RunFolder, clear_disk_errors
 from .batches import as_is
+from .chunk_stream import ChunkGroup, ChunkStream
+from .collect_on_workers import collect_on_workers
 from .collect_setup import corpus_documents, load_collect_job, sae_sources, settled_corpus
+from .collected_parts import write_collected
 from .config import Config
 from .describe_features import describe_features
 from .measure_losses import measure_losses
@@ -42,6 +42,8 @@ from .parts_elsewhere import (
 from .progress import Progress, Stage
 from .recorded_runs import recorded_run
 from .reports import StageReport
+from .runners import task_runner
+from .task_policy import noting_retries, patiently, retried_task, retry_notes
 
 
 @flow(name="collect-contexts", validate_parameters=False)
@@ -60,7 +62,12 @@ def collect_contexts(
         allow_mismatch: go on also where an SAE does not fit what it reads.
     """
     started = time.monotonic()
-    with recorded_run("collect", config, folder) as run, clear_disk_errors(folder.path):
+    with (
+        recorded_run("collect", config, folder) as run,
+        clear_disk_errors(folder.path),
+        task_runner(config.runner, folder) as runner,
+        noting_retries() as retried,
+    ):
         source, saes = settled_corpus(config, folder), sae_sources(config)
         state = corpus_source_state(source, saes, config.corpus.max_tokens)
         remove_unfinished(folder.parts)
@@ -68,8 +75,30 @@ def collect_contexts(
         remote = checked_remote_parts(config) if before.complete_state != state else None
         load_job = cache(lambda: load_collect_job(config, saes, folder, progress))
         if before.complete_state != state:
-            documents = corpus_documents(source, counts, load_job().model)
-            _collect_rest(load_job(), documents, config, folder, progress, allow_mismatch, remote)
+            if runner.is_elsewhere:
+                pieces = partial(_token_pieces, load_tokenizer(config.model.name))
+                _absorb(folder, pieces)
+                if remote is not None:
+                    bring_parts(
+                        remote, load_job(), folder, lambda: _absorb(folder, pieces), progress
+                    )
+                known = _read(folder)
+                collect_on_workers(
+                    runner, config, folder, source, saes, known, counts, progress, allow_mismatch
+                )
+                _absorb(folder, pieces)
+                runner.let_go()  # the model is not needed any more
+            else:
+
+                def documents() -> Iterator[Document]:
+                    counts.begin_again()
+                    return corpus_documents(source, counts, load_job().model)
+
+                _collect_rest(
+                    load_job(), documents, config, folder, progress, allow_mismatch, remote
+                )
+            if remote is not None:
+                leave_notes(remote, folder)
             # With `max_tokens` reading stops before the end, where bad rows are judged.
             check_bad_share(source, counts)
         described = describe_features(config, folder, progress, load_job)
@@ -87,7 +116,7 @@ def collect_contexts(
                 done=_read(folder).n_tokens - before.n_tokens,
                 already_done=before.n_tokens,
                 seconds=time.monotonic() - started,
-                notes=_notes(counts) + described.notes + losses.notes,
+                notes=_notes(counts) + described.notes + losses.notes + retry_notes(retried),
             )
         )
         return run.stages[-1]
@@ -115,7 +144,7 @@ def collect_shard(
         allow_mismatch: go on also where an SAE does not fit what it reads.
     """
     started, done = time.monotonic(), 0
-    with clear_disk_errors(folder.path):
+    with clear_disk_errors(folder.path), noting_retries() as retried:
         source, counts = settled_corpus(config, folder), RowCounts()
         remove_unfinished(folder.parts)
         remote, known = checked_remote_parts(config), _in_parts(folder)
@@ -123,15 +152,15 @@ def collect_shard(
         if remote is not None:
             known |= chunks_elsewhere(remote, job)
             put_left_parts(remote, folder, shard)
-        documents = corpus_documents(source, counts, job.model)
-        chunks = job.pending_chunks(
-            cut_chunks(documents, known), known, config.corpus.max_tokens, shard
-        )
+
+        def begin() -> Iterator[TokenizedChunk]:
+            counts.begin_again()
+            cut = cut_chunks(corpus_documents(source, counts, job.model), known)
+            return job.pending_chunks(cut, known, config.corpus.max_tokens, shard)
+
         with progress.stage("collect", total=None, unit="tokens") as stage:
-            _say_passes(job, stage)
-            for group in _groups(chunks, config.collect.chunks_per_part):
-                words = as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch
-                part = read_part(folder.parts / collect_part(*words))
+            for name in _collect_parts(job, begin, config, folder, stage, allow_mismatch):
+                part = read_part(folder.parts / name)
                 done += sum(chunk["n_tokens"] for chunk in part.manifest["chunks"])
                 if remote is not None:
                     move_part(remote, part)
@@ -145,6 +174,7 @@ def collect_shard(
         seconds=time.monotonic() - started,
         notes=(
             *_notes(counts),
+            *retry_notes(retried),
             f"what there is of shard {shard} lies in {place}; "
             f"`scopenote collect {folder.path}` brings all that lies there together",
         ),
@@ -163,7 +193,7 @@ def _in_parts(folder: RunFolder) -> dict[int, CollectedChunk]:
 
 def _collect_rest(
     job: CollectJob,
-    documents: Iterator[Document],
+    documents: Callable[[], Iterator[Document]],
     config: Config,
     folder: RunFolder,
     progress: Progress,
@@ -171,22 +201,22 @@ def _collect_rest(
     remote: RemoteParts | None,
 ) -> None:
     """Collects and absorbs the chunks that are not in the database."""
-    pieces = partial(_token_pieces, job)
+    pieces = partial(_token_pieces, job.model.tokenizer)
     _absorb(folder, pieces)  # what a run that died had finished
     if remote is not None:
         bring_parts(remote, job, folder, lambda: _absorb(folder, pieces), progress)
     before = _read(folder)
     max_tokens = config.corpus.max_tokens
-    cut = cut_chunks(documents, before.chunks)
-    chunks = job.pending_chunks(cut, before.chunks, max_tokens)
+
+    def begin() -> Iterator[TokenizedChunk]:
+        cut = cut_chunks(documents(), before.chunks)
+        return job.pending_chunks(cut, before.chunks, max_tokens)
+
     left = max(max_tokens - before.n_tokens, 0) if max_tokens else None
     with progress.stage("collect", total=left, unit="tokens") as stage:
-        _say_passes(job, stage)
-        for group in _groups(chunks, config.collect.chunks_per_part):
-            collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
+        for _ in _collect_parts(job, begin, config, folder, stage, allow_mismatch):
+            pass
         _absorb(folder, pieces)
-    if remote is not None:
-        leave_notes(remote, folder)
 
 
 def _say_passes(job: CollectJob, stage: Stage) -> None:
@@ -198,35 +228,36 @@ def _say_passes(job: CollectJob, stage: Stage) -> None:
         )
 
 
-@task(name="collect-part", cache_policy=NO_CACHE, persist_result=False)
+def _collect_parts(
+    job: CollectJob,
+    begin: Callable[[], Iterator[TokenizedChunk]],
+    config: Config,
+    folder: RunFolder,
+    stage: Stage,
+    allow_mismatch: bool,
+) -> Iterator[str]:
+    """Collects what the stream has into parts, and gives their names as they are finished."""
+    _say_passes(job, stage)
+    stream = ChunkStream(begin)
+    while patiently("reading the corpus", stream.has_more):
+        group = stream.group(config.collect.chunks_per_part)
+        yield collect_part(as_is(job), as_is(group), as_is(folder), as_is(stage), allow_mismatch)
+
+
+@retried_task("collect-part")
 def collect_part(
     job: CollectJob,
-    chunks: Iterator[TokenizedChunk],
+    chunks: ChunkGroup,
     folder: RunFolder,
     stage: Stage,
     allow_mismatch: bool,
 ) -> str:
     """Collects these chunks into one part; gives its name."""
-    for result in job.collect(chunks, allow_mismatch, folder.parts):
-        if isinstance(result, CollectedPart):
-            rows: list[dict[str, Any]] = result.tables["chunks"].to_pylist()
-            manifest = {**job.manifest(rows), "halved_from_tokens": result.too_large}
-            name = job.part_id(rows)
-            if result.too_large:
-                stage.progress.say(
-                    f"collect: the device had no room for batches of {result.too_large:,} tokens, "
-                    "which were computed in halves; set a smaller [model] max_batch_tokens"
-                )
-            write_part(folder.parts, name, "collect", result.tables, manifest)
-            return name
-        stage.advance(result)
-    raise AssertionError("a collection ends with its part")
-
-
-def _groups(chunks: Iterator[TokenizedChunk], size: int) -> Iterator[Iterator[TokenizedChunk]]:
-    """Consecutive chunks, read only as they are used, so that tokenizing runs ahead."""
-    for first in chunks:
-        yield chain([first], islice(chunks, size - 1))
+    with stage.attempt() as advance:
+        done = write_collected(job, chunks, folder, allow_mismatch, advance)
+    if done.remark:
+        stage.progress.say(done.remark)
+    return done.part_id
 
 
 def _read(folder: RunFolder) -> Collected:
@@ -239,8 +270,8 @@ def _absorb(folder: RunFolder, pieces: Callable[[], pa.Table]) -> None:
         absorb_collected(work, folder.parts, pieces)
 
 
-def _token_pieces(job: CollectJob) -> pa.Table:
-    ids, texts, contents = zip(*load_token_pieces(job.model.tokenizer), strict=True)
+def _token_pieces(tokenizer: Any) -> pa.Table:
+    ids, texts, contents = zip(*load_token_pieces(tokenizer), strict=True)
     return pa.table({"token_id": ids, "text": texts, "bytes": contents})
 
 

@@ -28,6 +28,7 @@ from .collect_settings import CollectSection
 from .config_section import Count, Device, Positive, Section, Share, Text
 from .config_text import explain_problems, problem, toml_lines
 from .explain_settings import ChatSection, ExplainSection
+from .runner_settings import RunnerSection
 from .score_settings import ScoreSection
 
 TOY = "toy"
@@ -159,6 +160,7 @@ class Config(Section):
     score: ScoreSection = ScoreSection()
     budget: BudgetSection = BudgetSection()
     alerts: AlertSection = AlertSection()
+    runner: RunnerSection = RunnerSection()
 
     @model_validator(mode="after")
     def _low_labels_are_compared(self) -> Self:
@@ -251,13 +253,15 @@ def load_config(path: Path | str) -> Config:
 def differing_keys(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """The dotted keys in which two configurations differ, with both values.
 
-    How much memory may be taken changes no result and differs between machines; losses may be
-    asked for later.
+    How much memory may be taken and where tasks work changes no result and differs between
+    machines; losses may be asked for later.
     """
     ours, theirs = (dict(_flatten(config.model_dump(mode="json"))) for config in (one, other))
     for values in (ours, theirs):
         values.pop("collect.memory_gib", None)
         values.pop("collect.loss_increase", None)
+        for key in [key for key in values if key.startswith("runner.")]:
+            del values[key]
     return {
         key: (ours.get(key), theirs.get(key))
         for key in [*ours, *(set(theirs) - set(ours))]

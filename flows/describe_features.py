@@ -14,8 +14,6 @@ from operator import attrgetter
 
 import duckdb
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from ..extract.collect_job import CollectJob, changed_sae
 from ..extract.decoder_neighbours import nearest_by_cosine, neighbours_table
@@ -39,6 +37,7 @@ from ..store.strongest_tokens import missing_top_tokens, write_top_tokens
 from .batches import as_is
 from .config import Config
 from .progress import Progress, Stage, duration
+from .task_policy import retried_task
 
 # Features whose contexts are in memory at once.
 _FEATURES_AT_ONCE = 256
@@ -148,18 +147,19 @@ def _seconds_each(model: SubjectModel, sae: Sae) -> float:
     return (time.monotonic() - started) / done
 
 
-@task(name="describe-features", cache_policy=NO_CACHE, persist_result=False)
+@retried_task("describe-features")
 def describe_part(
     model: SubjectModel, sae: Sae, missing: MissingEffects, folder: RunFolder, stage: Stage
 ) -> str:
     """Works out one part; gives its name."""
     tables = []
-    for features in blocks_of(missing.features, _FEATURES_BETWEEN_LINES):
-        if missing.kind == "logits":
-            tables.append(effects_table(features, logit_effects(model, sae, features)))
-        else:
-            tables.append(neighbours_table(features, nearest_by_cosine(sae, features)))
-        stage.advance(len(features))
+    with stage.attempt() as advance:
+        for features in blocks_of(missing.features, _FEATURES_BETWEEN_LINES):
+            if missing.kind == "logits":
+                tables.append(effects_table(features, logit_effects(model, sae, features)))
+            else:
+                tables.append(neighbours_table(features, nearest_by_cosine(sae, features)))
+            advance(len(features))
     table = pa.concat_tables(tables)
     manifest = {"sae_id": sae.sae_id, "device": str(model.device)}
     write_part(folder.parts, missing.part_id, missing.kind, {missing.kind: table}, manifest)

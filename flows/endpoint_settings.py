@@ -73,8 +73,12 @@ class EndpointSection(Section):
         prices = load_prices(None if self.prices is None else Path(self.prices))
         return {**prices, self.model: FREE} if self.local and self.model is not None else prices
 
-    def client(self) -> AbstractAsyncContextManager[ChatClient]:
-        """The model in this process, or the endpoint's client, with the environment's key."""
+    def client(self, n_clients: int = 1) -> AbstractAsyncContextManager[ChatClient]:
+        """The model in this process, or the endpoint's client, with the environment's key.
+
+        Args:
+            n_clients: how many processes have one, which share the limits.
+        """
         if self.local:
             from ..label.local_client import LocalClient
 
@@ -83,7 +87,7 @@ class EndpointSection(Section):
         from ..label.openai_client import OpenAIClient, Patience
 
         patience = Patience(attempt_seconds=self.timeout_seconds)
-        return OpenAIClient(self.base_url, self._limits(), patience)
+        return OpenAIClient(self.base_url, self._limits(n_clients), patience)
 
     def located(self, local_path: Callable[[str], str], file: Callable[[str], str]) -> Self:
         """The same with the paths in it made absolute.
@@ -99,7 +103,12 @@ class EndpointSection(Section):
             changed["model"] = local_path(self.model)
         return self.model_copy(update=changed)
 
-    def _limits(self) -> CallLimits:
+    def _limits(self, n_clients: int) -> CallLimits:
         from ..label.call_limits import CallLimits
 
-        return CallLimits(self.concurrency, self.requests_per_minute, self.tokens_per_minute)
+        requests, tokens = self.requests_per_minute, self.tokens_per_minute
+        return CallLimits(
+            max(1, self.concurrency // n_clients),
+            None if requests is None else requests / n_clients,
+            None if tokens is None else tokens / n_clients,
+        )

@@ -4,55 +4,38 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
-from ..label.explainers import EMBEDDED, NEVER_ACTIVE, Explainer
+from ..label.explainers import EMBEDDED, NEVER_ACTIVE
 from ..label.labelling import NO_REPLY
 from ..label.prompted import PROMPTED
 from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
-from ..store.contexts import BackgroundWindows, load_background, read_features
-from ..store.database import Store, now, open_store, open_work, publish
+from ..store.database import now, open_store, open_work, publish
 from ..store.errors import AllowanceSpent
-from ..store.labels import count_labels, forget_failures, label_tables
-from ..store.parts import remove_unfinished, write_part
-from ..store.records import Label, content_hash
+from ..store.labels import count_labels, forget_failures
+from ..store.parts import remove_unfinished
 from ..store.run_folder import RunFolder, clear_disk_errors
-from ..store.wanted_labels import Proposer, Why, newest_shown, standings, text_state
+from ..store.wanted_labels import standings
 from .ask_in_batches import ask_in_batches
 from .ask_job import Asked, AskJob, notes_on
 from .ask_models import ask_models
-from .batches import require_collected, run_over_features, side_by_side
+from .batches import require_collected, run_over_features
 from .bring_in_batches import bring_in_batches
 from .config import Config
+from .embedded_labels import UNCHANGED, ExplainWork, label_range, proposer_of
 from .progress import Progress
 from .recorded_runs import recorded_run
 from .reports import StageReport
-
-UNCHANGED = "unchanged"
-"""Counted of labels that newer text might have changed, and has not."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainWork:
-    """What all batches of one explainer need."""
-
-    explainer: Explainer
-    store: Store
-    background: BackgroundWindows
-    texts: Mapping[int, str]
-    text_state: str | None
-    folder: RunFolder
-    run_id: str
+from .runners import Runner, task_runner
+from .task_policy import noting_retries, retried_task, retry_notes
 
 
-@flow(name="explain-features", validate_parameters=False, task_runner=side_by_side())
+@flow(name="explain-features", validate_parameters=False)
 def explain_features(
     config: Config,
     folder: RunFolder,
@@ -79,7 +62,12 @@ def explain_features(
             the run has cost already; likewise. What [budget] allows one invocation raises nothing.
     """
     started = time.monotonic()
-    with recorded_run("explain", config, folder, budget_usd) as run, clear_disk_errors(folder.path):
+    with (
+        recorded_run("explain", config, folder, budget_usd) as run,
+        clear_disk_errors(folder.path),
+        task_runner(config.runner, folder) as runner,
+        noting_retries() as retried,
+    ):
         remove_unfinished(folder.parts)
         _absorb(folder)  # what a run that died had finished
         if retry_failed:
@@ -87,13 +75,10 @@ def explain_features(
                 forget_failures(work, config.explain.prompted, NO_REPLY)
         require_collected(folder)
         asked = run.asked
-        with open_store(folder.path) as store:
-            for name in config.explain.explainers:
-                if (explainer := EMBEDDED.get(name)) is not None:
-                    for batch in _explain_with(
-                        explainer, config, folder, progress, store, run.run_id
-                    ):
-                        asked.labels += batch
+        for name in config.explain.explainers:
+            if name in EMBEDDED:
+                for batch in _explain_with(name, config, folder, progress, run.run_id, runner):
+                    asked.labels += batch
         job = AskJob(
             explainers=[PROMPTED[name] for name in config.explain.prompted],
             settings=config.explain,
@@ -104,6 +89,8 @@ def explain_features(
             retry_failed=retry_failed,
             began_at=now(),
             absorb=partial(_absorb, folder),
+            absorb_parts=partial(_absorb_parts, folder),
+            runner=runner,
             at_most=at_most,
         )
         _ask(job, asked, wait)
@@ -123,7 +110,11 @@ def explain_features(
                 # A feature without any text is no failure of the work: it is said, not alarmed.
                 failures={r: n for r, n in sorted(done.items()) if r not in ("", NEVER_ACTIVE)},
                 seconds=time.monotonic() - started,
-                notes=(*_notes(done[NEVER_ACTIVE], unchanged), *notes_on(asked, folder)),
+                notes=(
+                    *_notes(done[NEVER_ACTIVE], unchanged),
+                    *notes_on(asked, folder),
+                    *retry_notes(retried),
+                ),
                 waiting=asked.n_waiting,
                 is_spent=isinstance(asked.stopped, AllowanceSpent),
             )
@@ -133,66 +124,25 @@ def explain_features(
         return report
 
 
-@task(name="explain-features", cache_policy=NO_CACHE, persist_result=False)
-def explain_batch(sae_id: str, features: range, work: ExplainWork) -> Counter[str]:
-    """Labels consecutive features of one SAE into a part; counts labels and failures.
-
-    Labels that are there and would come out of the same contexts are left.
-    """
-    explainer = work.explainer
-    with work.store.cursor() as connection:
-        before = newest_shown(connection, proposer_of(explainer), sae_id, features)
-        contexts = read_features(connection, sae_id, features, work.background)
-        labels = [explainer.explain(each, work.texts.__getitem__) for each in contexts]
-    new: list[Label] = []
-    checked: list[str] = []
-    for label in labels:
-        shown = before.get(label.feature_id.feature)
-        if shown is None:
-            new.append(replace(label, why=Why.NO_LABEL))
-        elif shown.window_ids == frozenset(label.window_ids):
-            checked += shown.label_ids
-        else:
-            new.append(replace(label, why=Why.CHANGED, generation=shown.generation + 1))
-    names = [each.label_id for each in new]
-    content = content_hash([explainer.name, explainer.version, names, work.text_state, checked])
-    tables = label_tables(new, work.run_id, now(), work.text_state, checked)
-    write_part(work.folder.parts, f"explain-{content}", "explain", tables, {})
-    return Counter([label.reason or "" for label in new] + [UNCHANGED] * (len(labels) - len(new)))
-
-
-def proposer_of(explainer: Explainer) -> Proposer:
-    """Who labels by an embedded explainer are by."""
-    return Proposer(explainer.name, explainer.version)
+@retried_task("explain-features")
+def explain_batch(runner: Runner, work: ExplainWork, sae_id: str, features: range) -> Counter[str]:
+    """Labels consecutive features of one SAE into a part; counts as `label_range` does."""
+    return runner.call(label_range, work, sae_id, features)
 
 
 def _explain_with(
-    explainer: Explainer,
-    config: Config,
-    folder: RunFolder,
-    progress: Progress,
-    store: Store,
-    run_id: str,
+    name: str, config: Config, folder: RunFolder, progress: Progress, run_id: str, runner: Runner
 ) -> Iterator[Counter[str]]:
     missing: dict[str, list[int]] = {}
-    for each in standings(store.connection, proposer_of(explainer)):
-        missing.setdefault(each.sae_id, []).append(each.feature)
-    if not missing:
-        return
-    background = load_background(store.connection, "explain")
-    work = ExplainWork(
-        explainer=explainer,
-        store=store,
-        background=background,
-        texts=store.token_texts(),
-        text_state=text_state(store.connection),
-        folder=folder,
-        run_id=run_id,
-    )
-    stage = partial(progress.stage, "explain", unit="features")
-    yield from run_over_features(
-        explain_batch, work, missing, config.explain.features_per_task, stage
-    )
+    with open_store(folder.path) as store:
+        for each in standings(store.connection, proposer_of(EMBEDDED[name])):
+            missing.setdefault(each.sae_id, []).append(each.feature)
+        revision = store.revision
+    if missing:
+        work = ExplainWork(name, folder.path.absolute(), revision, run_id)
+        stage = partial(progress.stage, "explain", unit="features")
+        size = config.explain.features_per_task
+        yield from run_over_features(runner, explain_batch, work, missing, size, stage)
 
 
 def _ask(job: AskJob, asked: Asked, wait: bool) -> None:
@@ -220,4 +170,10 @@ def _absorb(folder: RunFolder) -> None:
     with open_work(folder.path) as work:
         calls = absorb_journals(work, folder.journal)
         if absorb_results(work, folder.parts, "explain") or calls.n_journals:
+            publish(work, folder.path)
+
+
+def _absorb_parts(folder: RunFolder) -> None:
+    with open_work(folder.path) as work:
+        if absorb_results(work, folder.parts, "explain"):
             publish(work, folder.path)

@@ -113,8 +113,10 @@ class Judge:
 
 
 @contextmanager
-def opened_judge(kind: JudgeKind, settings: ScoreSection, loop: EventLoopThread) -> Iterator[Judge]:
-    """Opens what a judge needs, for as long as the block lasts.
+def opened_judge(
+    kind: JudgeKind, settings: ScoreSection, loop: EventLoopThread, n_clients: int = 1
+) -> Iterator[Judge]:
+    """Opens what a judge needs, one of so many of the kind, for as long as the block lasts.
 
     Raises:
         ConfigurationError: no key, no such address.
@@ -126,5 +128,5 @@ def opened_judge(kind: JudgeKind, settings: ScoreSection, loop: EventLoopThread)
         rater = open_rater(chat.model, chat.device, "[score.chat] model")
         yield Judge(kind, settings, loop, None, rater)
         return
-    with loop.entered(chat.client()) as client:
+    with loop.entered(chat.client(n_clients)) as client:
         yield Judge(kind, settings, loop, client, None)

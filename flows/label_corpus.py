@@ -13,6 +13,7 @@ from .explain_features import explain_features
 from .progress import Progress
 from .recorded_runs import recorded_run
 from .reports import RunReport
+from .runners import task_runner
 from .score_labels import score_labels
 
 # Where money or time may end before the work does, so many features are labelled and then
@@ -29,7 +30,10 @@ def label_corpus(
     budget_usd: Decimal | None = None,
 ) -> RunReport:
     """Collects, explains and scores all that is not in the run's folder already."""
-    with recorded_run("run", config, folder, budget_usd) as run:
+    with (
+        recorded_run("run", config, folder, budget_usd) as run,
+        task_runner(config.runner, folder),
+    ):
         collect_contexts(config, folder, progress, allow_mismatch)
         in_rounds = run.spending.is_limited and config.explain.prompted and config.score.judges
         at_most = _FEATURES_A_ROUND if in_rounds and not config.explain.chat.batch else None

@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from ..extract.collect_job import changed_sae, require_same_chunk
 from ..extract.corpus import RowCounts
 from ..extract.models import SubjectModel, load_model
@@ -41,6 +38,7 @@ from .batches import as_is
 from .collect_setup import corpus_documents, corpus_source, window_shape, with_thresholds
 from .config import Config
 from .progress import Progress, Stage
+from .task_policy import retried_task
 
 NO_HEAD = "losses are unknown: the model keeps its unembedding in a head that is not loaded"
 
@@ -111,7 +109,7 @@ def measure_losses(
     return MeasuredLosses(True, (_note(found),))
 
 
-@task(name="measure-loss", cache_policy=NO_CACHE, persist_result=False)
+@retried_task("measure-loss")
 def measure_sae(bench: LossBench, sae: Sae) -> SaeLosses:
     """Measures one SAE's losses; the model's own and each site's zeros only the first time."""
     model, text, n = bench.model, bench.text, bench.text.n_predictions

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
@@ -101,6 +103,22 @@ class Stage:
             bars.update(self.task, completed=done)
         elif is_due:
             self.progress.say(self._line(done, now))
+
+    @contextmanager
+    def attempt(self) -> Iterator[Callable[[int], None]]:
+        """Advances within the block, and takes it back where that fails: it is done again."""
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            self.advance(n)
+
+        try:
+            yield advance
+        except Exception:
+            self.advance(-done)
+            raise
 
     def finish(self, note: str = "") -> None:
         """The stage is over; says how much was done, how fast, and the note."""

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
-from ..evaluate.judge_gold import drawn, judge_gold
-from ..label.labelling import Ask
 from ..store.absorb import absorb_results
-from ..store.database import Store, open_work
-from ..store.gold import GoldStanding, gold_table, n_gold_runs, read_gold
-from ..store.parts import write_part
-from ..store.records import content_hash
-from .judges import Judge, Texts
-from .rate_job import RateJob
-
-PURPOSE = "gold"
+from ..store.database import open_work
+from ..store.gold import GoldStanding, read_gold
+from ..store.run_folder import RunFolder
 
 
-def rate_gold(job: RateJob, store: Store, judge: Judge, ask: Ask) -> GoldStanding:
-    """Has a judge rate the gold items, and says where it stands.
-
-    Every run asks anew, though the questions are the same: what has changed is to be noticed.
-
-    Raises:
-        EndpointRefuses: the model's endpoint answers no request.
-        BudgetSpent: the next call might cost more than is left.
-    """
-    asks_anew = drawn(ask, n_gold_runs(store.connection, judge.name))
-    scores = judge_gold(
-        lambda token_text, prefix_of: judge.simulator(asks_anew, Texts(token_text, prefix_of)),
-        job.settings.seed,
-    )
-    part = f"gold-{content_hash([job.run_id, judge.name])}"
-    table = gold_table(scores, job.run_id, datetime.now(UTC))
-    write_part(job.folder.parts, part, "gold", {"gold_scores": table}, {})
-    with open_work(job.folder.path) as work:
-        absorb_results(work, job.folder.parts, "gold")
-        (standing,) = (each for each in read_gold(work) if each.simulator == judge.name)
+def gold_standing(folder: RunFolder, simulator: str) -> GoldStanding:
+    """Where a judge stands that has just rated the gold items; absorbs that."""
+    with open_work(folder.path) as work:
+        absorb_results(work, folder.parts, "gold")
+        (standing,) = (each for each in read_gold(work) if each.simulator == simulator)
     return standing
 
 

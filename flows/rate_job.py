@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..evaluate.intervals import Resamples
+from ..evaluate.intervals import Resamples, draw_resamples
 from ..evaluate.label_figures import ScoreSettings
 from ..evaluate.score_label import ScoredLabel
 from ..label.labelling import Ask
-from ..store.contexts import BackgroundWindows
+from ..store.contexts import BackgroundWindows, load_background, read_background_prefixes
 from ..store.database import Store
-from ..store.errors import ScopenoteError
 from ..store.records import FeatureContexts, Label
 from ..store.run_folder import RunFolder
 from ..store.splits import Split
@@ -21,37 +21,28 @@ from .progress import Progress
 from .score_settings import JudgeKind, ScoreSection
 from .spending import Spending
 
+if TYPE_CHECKING:
+    from .runners import Runner
+
 Unscored = Mapping[str, Sequence[tuple[int, str]]]
 """By SAE, features and label ids."""
 
 
 @dataclass(frozen=True, slots=True)
-class RateJob:
-    """What is to be rated by one judge, and where what comes of it goes.
+class RateTerms:
+    """How labels are rated by one judge, and of which run: small enough to be sent to workers.
 
     Attributes:
         kind: of judge.
         settings: how labels are scored.
         folder: the run.
-        progress: where it is shown.
         run_id: the run that the scores are of.
-        spending: what may be spent.
-        retry_failed: send again what got no reply before.
-        absorb: brings finished parts and journals into the database and publishes it.
-        compares_all: labels are compared on `select` also where a feature has only one.
-        again: labels are rated again of which newer text has overtaken the scores.
     """
 
     kind: JudgeKind
     settings: ScoreSection
     folder: RunFolder
-    progress: Progress
     run_id: str
-    spending: Spending
-    retry_failed: bool
-    absorb: Callable[[], None]
-    compares_all: bool = False
-    again: bool = False
 
     @property
     def simulator(self) -> str:
@@ -62,6 +53,35 @@ class RateJob:
     def score_settings(self) -> ScoreSettings:
         """The intervals' level, and the seed."""
         return ScoreSettings(level=self.settings.level, seed=self.settings.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class RateJob(RateTerms):
+    """What is to be rated by one judge, and what is done with what comes of it.
+
+    Attributes:
+        progress: where it is shown.
+        spending: what may be spent.
+        retry_failed: send again what got no reply before.
+        absorb: brings finished parts and journals into the database and publishes it.
+        runner: where tasks work.
+        compares_all: labels are compared on `select` also where a feature has only one.
+        again: labels are rated again of which newer text has overtaken the scores.
+    """
+
+    progress: Progress
+    spending: Spending
+    retry_failed: bool
+    absorb: Callable[[], None]
+    runner: Runner
+    compares_all: bool = False
+    again: bool = False
+
+    @property
+    def terms(self) -> RateTerms:
+        """What of it is sent to workers."""
+        folder = RunFolder(self.folder.path.absolute())
+        return RateTerms(self.kind, self.settings, folder, self.run_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +108,48 @@ class LabelBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class RateWork:
-    """What all batches of one step need.
+class RateSource:
+    """What labels are rated on, of `explain` and one other split; threads may share it."""
 
-    Attributes:
-        step: what is done with them.
-        ask: gives the call of a request, on the record.
-        advance: tells of so many labels done.
-        stopped: why no more is to be asked; any batch adds to it.
-    """
-
-    job: RateJob
-    step: RateStep
-    judge: Judge
     store: Store
     backgrounds: tuple[BackgroundWindows, BackgroundWindows]
     pool_prefixes: Mapping[int, Sequence[int]]
     token_texts: Mapping[int, str]
     resamples: Resamples
+
+    @classmethod
+    def of(cls, store: Store, split: Split, settings: ScoreSection) -> RateSource:
+        """What a step on this split needs, read once."""
+        return cls(
+            store=store,
+            backgrounds=(
+                load_background(store.connection, "explain"),
+                load_background(store.connection, split),
+            ),
+            pool_prefixes=read_background_prefixes(store.connection, split),
+            token_texts=store.token_texts(),
+            resamples=draw_resamples(settings.seed, settings.resamples),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RateWork:
+    """What a task of one step needs.
+
+    Attributes:
+        step: what is done with them.
+        judge: that rates.
+        source: what labels are rated on.
+        ask: gives the call of a request, on the record.
+        advance: tells of so many labels done.
+    """
+
+    job: RateTerms
+    step: RateStep
+    judge: Judge
+    source: RateSource
     ask: Ask
     advance: Callable[[int], None]
-    stopped: list[ScopenoteError]
 
 
 @dataclass(frozen=True, slots=True)

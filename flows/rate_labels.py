@@ -1,72 +1,72 @@
 """Scores of labels in words: a language model predicts by them, and is judged by the truth.
 
-The steps are in `rate_steps`. All calls are made in one event loop, on the record; a model that
-only reads makes none.
+The steps are in `rate_steps`. Each task rates some labels, in threads of this process or on a
+worker; all calls of a process are made in one event loop, on the record. A model that only reads
+makes none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby, product
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import as_completed
-
-from ..evaluate.intervals import draw_resamples
-from ..evaluate.metrics import HEADLINE
-from ..evaluate.score_label import ScoredLabel
-from ..label.call_records import CallRecords
-from ..label.chat import ChatRequest
-from ..label.labelling import Ask
-from ..label.recorded_client import RecordedClient
-from ..store.contexts import (
-    load_background,
-    read_background_prefixes,
-    read_features,
-    read_prefixes,
-)
+from ..label.budget import Budget
 from ..store.database import Store, open_store
-from ..store.errors import BudgetSpent, EndpointRefuses
 from ..store.gold import has_gold
-from ..store.journal import Journal
-from ..store.known_calls import KnownCalls
-from ..store.labels import read_labels_by_id
-from ..store.parts import write_part
-from ..store.records import Call, content_hash
-from ..store.scores import score_tables
+from ..store.splits import Split
 from .ask_job import Asked
-from .batches import as_is
-from .event_loop import EventLoopThread
-from .judges import Judge, Texts, opened_judge
-from .rate_gold import PURPOSE as GOLD_PURPOSE
-from .rate_gold import gold_notes, rate_gold
-from .rate_job import LabelBatch, RatedBatch, RateJob, RateStep, RateWork, Unscored
+from .rate_gold import gold_notes, gold_standing
+from .rate_job import RatedBatch, RateJob, RateStep, RateTerms, Unscored
 from .rate_steps import STEPS
+from .rated_labels import (
+    OpenJudge,
+    RatedPiece,
+    RatePiece,
+    ScoreDatabase,
+    gold_on_share,
+    rate_on_share,
+)
+from .runners import Runner
+from .shares import Purse, Share, run_in_shares
+from .task_policy import retried_task
+from .worker_state import held_no_longer, listening
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
 
 # Each takes some hundred calls: what a task has scored is in the database soon.
 _FEATURES_PER_TASK = 8
 
 
-@task(name="rate-labels", cache_policy=NO_CACHE, persist_result=False)
-def rate_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> RatedBatch:
-    """Scores labels of neighbouring features into a part."""
-    if work.stopped:
-        return RatedBatch()
-    scored: list[ScoredLabel] = []
-    try:
-        work.job.spending.allowance.require_time()
-        for each in work.step.rate(read_batch(sae_id, label_ids, work), work):
-            scored.append(each)
-            work.advance(1)
-    except (EndpointRefuses, BudgetSpent) as error:
-        # What the others came to is kept, and so is each call of this one. The frames that it
-        # came through hold connections.
-        work.stopped.append(error.with_traceback(None))
-    _write(scored, work)
-    return _counted(scored)
+@retried_task("rate-labels")
+def rate_batch(
+    runner: Runner,
+    terms: RateTerms,
+    judge: OpenJudge,
+    database: ScoreDatabase,
+    step: RateStep,
+    listener: str,
+    piece: RatePiece,
+    share: Share,
+) -> RatedPiece:
+    """Rates labels of neighbouring features into a part."""
+    return runner.call(rate_on_share, terms, judge, database, step, listener, piece, share)
+
+
+@retried_task("rate-gold")
+def rate_gold(
+    runner: Runner,
+    terms: RateTerms,
+    judge: OpenJudge,
+    database: ScoreDatabase,
+    piece: RatePiece,
+    share: Share,
+) -> RatedPiece:
+    """Rates the gold items into a part."""
+    return runner.call(gold_on_share, terms, judge, database, piece, share)
 
 
 def rate_labels(job: RateJob, rated: Asked, again: bool) -> None:
@@ -85,53 +85,73 @@ def rate_labels(job: RateJob, rated: Asked, again: bool) -> None:
     with open_store(job.folder.path) as store:
         if not any(find(store, each).missing for each in jobs for find in STEPS):
             return
-    with EventLoopThread() as loop, opened_judge(job.kind, job.settings, loop) as judge:
-        if job.settings.chat.gold and not _has_gold(job, judge):
-            _rate_gold(job, judge, rated)
+        wants_gold = job.settings.chat.gold and not has_gold(
+            store.connection, job.simulator, job.run_id
+        )
+    with held_no_longer():
+        if wants_gold:
+            _rate_gold(job, rated)
         for each, find in product(jobs, STEPS):
             if rated.stopped is not None:
                 break
             # What a step finds is read from the database that has the scores of the one before.
-            with open_store(job.folder.path) as store:
-                step = find(store, each)
-                if step.missing:
-                    _rate(step, each, store, judge, rated)
+            with held_no_longer("database"):
+                _rate(find, each, rated)
             job.absorb()
-        if judge.client is not None:
-            rated.lacking = judge.client.lacking
 
 
-def _has_gold(job: RateJob, judge: Judge) -> bool:
+def _rate_gold(job: RateJob, rated: Asked) -> None:
     with open_store(job.folder.path) as store:
-        return has_gold(store.connection, judge.name, job.run_id)
+        database, purse = _database(job, store, "score"), _purse(job, store)
+    terms, judge = job.terms, _judge(job)
 
+    def begin(piece: RatePiece, share: Share) -> PrefectFuture[RatedPiece]:
+        return job.runner.submit(
+            rate_gold, terms=terms, judge=judge, database=database, piece=piece, share=share
+        )
 
-def _rate_gold(job: RateJob, judge: Judge, rated: Asked) -> None:
-    with open_store(job.folder.path) as store, ExitStack() as stack:
-        ask = _ask(GOLD_PURPOSE, job, store, judge, rated, stack)
-        try:
-            standing = rate_gold(job, store, judge, ask)
-        except (EndpointRefuses, BudgetSpent) as error:
-            rated.stopped = error.with_traceback(None)
-        else:
-            rated.notes += gold_notes(standing)
+    with held_no_longer("database"):
+        for done in run_in_shares(begin, [RatePiece("gold", ())], purse):
+            rated.add_spent(done.spent)
+    rated.stopped = purse.stopped
+    if purse.stopped is None:
+        rated.notes += gold_notes(gold_standing(job.folder, job.simulator))
     job.absorb()
 
 
-def _rate(step: RateStep, job: RateJob, store: Store, judge: Judge, rated: Asked) -> None:
+def _rate(find: Callable[[Store, RateJob], RateStep], job: RateJob, rated: Asked) -> None:
+    with open_store(job.folder.path) as store:
+        step = find(store, job)
+        if not step.missing:
+            return
+        database, purse = _database(job, store, step.split), _purse(job, store)
+    terms, judge, listener = job.terms, _judge(job), uuid4().hex
+    sent = replace(step, missing={})
+
+    def begin(piece: RatePiece, share: Share) -> PrefectFuture[RatedPiece]:
+        return job.runner.submit(
+            rate_batch,
+            terms=terms,
+            judge=judge,
+            database=database,
+            step=sent,
+            listener=listener,
+            piece=piece,
+            share=share,
+        )
+
     whole = RatedBatch()
-    with ExitStack() as stack:
-        total = sum(map(len, step.missing.values()))
-        stage = stack.enter_context(job.progress.stage("score", total=total, unit=step.unit))
-        ask = _ask(step.purpose, job, store, judge, rated, stack)
-        work = begin_step(step, job, store, judge, ask, stage.advance)
-        futures = [
-            rate_batch.submit(sae_id, as_is(label_ids), as_is(work))
-            for sae_id, label_ids in label_blocks(step.missing)
-        ]
-        for future in as_completed(futures):
-            batch: RatedBatch = future.result()
-            whole.add(batch)
+    total = sum(map(len, step.missing.values()))
+    pieces = [RatePiece(*block) for block in label_blocks(step.missing)]
+    with (
+        job.progress.stage("score", total=total, unit=step.unit) as stage,
+        listening(listener, stage.advance),
+    ):
+        for done in run_in_shares(begin, pieces, purse):
+            whole.add(done.counts)
+            rated.add_spent(done.spent)
+            if job.runner.is_elsewhere:
+                stage.advance(done.counts.labels.total())
     rated.failed_windows += whole.failed_windows
     if step.is_score:
         rated.labels += whole.labels
@@ -139,59 +159,32 @@ def _rate(step: RateStep, job: RateJob, store: Store, judge: Judge, rated: Asked
         rated.steps[step.unit] += whole.labels.total()
     rated.n_windows += whole.n_windows
     rated.n_windows_at_most += whole.n_windows_at_most
-    if work.stopped:
-        rated.stopped = work.stopped[0]
+    rated.stopped = purse.stopped
 
 
-def begin_step(
-    step: RateStep,
-    job: RateJob,
-    store: Store,
-    judge: Judge,
-    ask: Ask,
-    advance: Callable[[int], None],
-) -> RateWork:
-    """What all batches of a step need, read once."""
-    return RateWork(
-        job=job,
-        step=step,
-        judge=judge,
-        store=store,
-        backgrounds=(
-            load_background(store.connection, "explain"),
-            load_background(store.connection, step.split),
-        ),
-        pool_prefixes=read_background_prefixes(store.connection, step.split),
-        token_texts=store.token_texts(),
-        resamples=draw_resamples(job.settings.seed, job.settings.resamples),
-        ask=ask,
-        advance=advance,
-        stopped=[],
-    )
+def _n_places(job: RateJob) -> int:
+    """Tasks at once: no more than calls, so that each process may make one."""
+    if job.kind == "local":
+        return job.runner.n_askers
+    return min(job.runner.n_askers, job.settings.chat.concurrency)
 
 
-def _ask(
-    purpose: str, job: RateJob, store: Store, judge: Judge, rated: Asked, stack: ExitStack
-) -> Ask:
-    """Asks on the record, for as long as the stack is open."""
-    if judge.client is None:
-        return _nobody_asks
-    prices = job.settings.chat.known_prices()
-    journal = stack.enter_context(Journal(job.folder.journal))
-    recorded = RecordedClient(
-        client=judge.client,
-        known=KnownCalls(store, job.folder.journal, job.retry_failed),
-        journal=journal,
-        records=CallRecords(prices, purpose, kept_logprobs=judge.kept_logprobs),
-        budget=job.spending.budget(store.connection, judge.model, prices),
-        tally=rated.tally,
-        allowance=job.spending.allowance,
-    )
-    return recorded.ask
+def _judge(job: RateJob) -> OpenJudge:
+    return OpenJudge(job.kind, job.settings, min(job.runner.n_clients, _n_places(job)))
 
 
-async def _nobody_asks(request: ChatRequest, n_static: int) -> Call:
-    raise AssertionError("a model that only reads is not asked")
+def _database(job: RateJob, store: Store, split: Split) -> ScoreDatabase:
+    folder = job.folder.path.absolute()
+    return ScoreDatabase(folder, store.revision, split, job.settings, job.retry_failed)
+
+
+def _purse(job: RateJob, store: Store) -> Purse:
+    budget: Budget | None = None
+    if job.kind != "local":
+        chat = job.settings.chat
+        assert chat.model is not None, "the configuration was validated"
+        budget = job.spending.budget(store.connection, chat.model, chat.known_prices())
+    return Purse(budget, job.spending.allowance, _n_places(job))
 
 
 def label_blocks(missing: Unscored) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -199,53 +192,3 @@ def label_blocks(missing: Unscored) -> Iterator[tuple[str, tuple[str, ...]]]:
     for sae_id, labels in missing.items():
         for _, block in groupby(labels, key=lambda each: each[0] // _FEATURES_PER_TASK):
             yield sae_id, tuple(label_id for _, label_id in block)
-
-
-def read_batch(sae_id: str, label_ids: Sequence[str], work: RateWork) -> LabelBatch:
-    """Labels of neighbouring features, and what is kept of the features."""
-    split = work.backgrounds[1].split
-    with work.store.cursor() as connection:
-        labels = read_labels_by_id(connection, label_ids)
-        numbers = [label.feature_id.feature for label in labels]
-        features = range(min(numbers), max(numbers) + 1)
-        explain, score = (
-            {
-                each.feature_id.feature: each
-                for each in read_features(connection, sae_id, features, pool)
-            }
-            for pool in work.backgrounds
-        )
-        prefixes = {**work.pool_prefixes, **read_prefixes(connection, sae_id, features, split)}
-    texts = Texts(work.token_texts.__getitem__, prefixes.__getitem__)
-    return LabelBatch(sae_id, labels, explain, score, texts)
-
-
-def _write(scored: Sequence[ScoredLabel], work: RateWork) -> None:
-    scores = [each for one in scored for each in one.scores]
-    simulations = [each for one in scored for each in one.simulations]
-    if not scores:
-        return
-    # The run too: what failed and is asked for again may have the same windows.
-    content = [
-        work.job.run_id,
-        *(
-            [each.label_id, each.scorer, each.simulator, each.metric, each.contexts_hash]
-            for each in scores
-        ),
-    ]
-    tables = score_tables(scores, simulations, work.job.run_id)
-    write_part(work.job.folder.parts, f"score-{content_hash(content)}", "score", tables, {})
-
-
-def _counted(scored: Sequence[ScoredLabel]) -> RatedBatch:
-    batch = RatedBatch()
-    for one in scored:
-        first = one.scores[0]
-        batch.labels[first.reason or ""] += 1
-        batch.failed_windows.update(
-            each.reason or "" for each in one.simulations if each.status == "failed"
-        )
-        if first.metric == HEADLINE and "n_windows_at_most" in first.design:
-            batch.n_windows += first.n_windows
-            batch.n_windows_at_most += first.design["n_windows_at_most"]
-    return batch

@@ -29,7 +29,7 @@ from ..store.scores import (
     shuffled_labels,
 )
 from .explain_settings import EMBEDDED_EXPLAINERS
-from .rate_job import LabelBatch, RateJob, RateStep, RateWork, Unscored
+from .rate_job import LabelBatch, RateJob, RateStep, RateTerms, RateWork, Unscored
 from .score_settings import SecondOpinion
 
 FindStep = Callable[[Store, RateJob], RateStep]
@@ -80,7 +80,7 @@ def _simulate(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
             batch.explain[number],
             batch.score[number],
             simulator,
-            work.resamples,
+            work.source.resamples,
             allowance,
             work.job.score_settings,
         )
@@ -100,7 +100,7 @@ def _simulate_shuffled(
             batch.explain[number],
             few_windows(batch.score[number], chat.active_windows, chat.silent_windows),
             simulator,
-            work.resamples,
+            work.source.resamples,
             work.job.score_settings,
         )
 
@@ -129,9 +129,9 @@ def opinion_step(opinion: SecondOpinion, missing: Unscored) -> RateStep:
 
 def _examine(opinion: SecondOpinion, batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
     settings = _judge_settings(work.job)
-    with work.store.cursor() as connection:
+    with work.source.store.cursor() as connection:
         near_misses = read_near_misses(
-            connection, batch.sae_id, batch.features, work.backgrounds[1], settings.n_windows
+            connection, batch.sae_id, batch.features, work.source.backgrounds[1], settings.n_windows
         )
     ask_about = {"detection": detect, "fuzzing": fuzz}[opinion]
     asker = _asker(batch, work)
@@ -143,20 +143,20 @@ def _examine(opinion: SecondOpinion, batch: LabelBatch, work: RateWork) -> Itera
             batch.score[number],
             near_misses[number],
             asker,
-            work.resamples,
+            work.source.resamples,
             settings,
         )
         yield ScoredLabel(scores, [])
 
 
 def _tell_apart(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
-    asker = _asker(batch, work)
+    asker, background = _asker(batch, work), work.source.backgrounds[1]
     rivals: dict[str, Mapping[int, Rivals]] = {}
     for label in batch.labels:
         if label.explainer not in rivals:
-            with work.store.cursor() as connection:
+            with work.source.store.cursor() as connection:
                 rivals[label.explainer] = read_rivals(
-                    connection, batch.sae_id, batch.features, label.explainer, work.backgrounds[1]
+                    connection, batch.sae_id, batch.features, label.explainer, background
                 )
         number = label.feature_id.feature
         scores = discriminate(
@@ -165,7 +165,7 @@ def _tell_apart(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
             batch.score[number],
             rivals[label.explainer].get(number),
             asker,
-            work.resamples,
+            work.source.resamples,
             _judge_settings(work.job),
         )
         yield ScoredLabel(scores, [])
@@ -181,7 +181,7 @@ def _asker(batch: LabelBatch, work: RateWork) -> Asker:
     )
 
 
-def _judge_settings(job: RateJob) -> JudgeSettings:
+def _judge_settings(job: RateTerms) -> JudgeSettings:
     return JudgeSettings(
         n_windows=job.settings.chat.opinion_windows,
         seed=job.settings.seed,

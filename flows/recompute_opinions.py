@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
 from ..evaluate.score_label import ScoredLabel
@@ -22,9 +20,12 @@ from ..store.scores import score_tables
 from .batches import as_is
 from .event_loop import EventLoopThread
 from .judges import Judge
-from .rate_job import RateJob, RateWork
-from .rate_labels import begin_step, label_blocks, read_batch
+from .progress import Progress
+from .rate_job import RateSource, RateTerms, RateWork
+from .rate_labels import label_blocks
 from .rate_steps import opinion_step
+from .rated_labels import read_batch
+from .task_policy import retried_task
 
 NOT_ASKED_SO = (
     "second opinions were asked for in other words or about other windows than `score.chat` says "
@@ -53,7 +54,7 @@ class RecordOnly:
         return self.known.find(request.request_hash)
 
 
-def recompute_opinions(job: RateJob, store: Store) -> Counter[str]:
+def recompute_opinions(job: RateTerms, progress: Progress, store: Store) -> Counter[str]:
     """Computes the second opinions of the configured judge again into parts. Within a flow.
 
     Returns:
@@ -69,8 +70,9 @@ def recompute_opinions(job: RateJob, store: Store) -> Counter[str]:
             if not step.missing:
                 continue
             total = sum(map(len, step.missing.values()))
-            with job.progress.stage("score", total=total, unit=step.unit) as stage:
-                work = begin_step(step, job, store, judge, record.ask, stage.advance)
+            with progress.stage("score", total=total, unit=step.unit) as stage:
+                source = RateSource.of(store, step.split, job.settings)
+                work = RateWork(job, step, judge, source, record.ask, stage.advance)
                 futures = [
                     opinions_again.submit(sae_id, as_is(label_ids), as_is(work))
                     for sae_id, label_ids in label_blocks(step.missing)
@@ -81,7 +83,7 @@ def recompute_opinions(job: RateJob, store: Store) -> Counter[str]:
     return counted
 
 
-@task(name="recompute-opinions", cache_policy=NO_CACHE, persist_result=False)
+@retried_task("recompute-opinions")
 def opinions_again(sae_id: str, label_ids: Sequence[str], work: RateWork) -> Counter[str]:
     """Computes the opinions on labels of neighbouring features into a part."""
     batch = read_batch(sae_id, label_ids, work)

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 from prefect.futures import as_completed
 
 from ..evaluate.free_screen import NAME as FREE
@@ -42,11 +41,11 @@ from ..store.splits import Split
 from .batches import as_is, require_collected, side_by_side
 from .config import Config
 from .progress import Progress
-from .rate_job import RateJob
+from .rate_job import RateTerms
 from .recompute_opinions import recompute_opinions
 from .recorded_runs import recorded_run
 from .reports import StageReport
-from .spending import Spending
+from .task_policy import noting_retries, retried_task, retry_notes
 
 NOT_KEPT = "scored by a version that kept no predictions on silent windows: left as they are"
 
@@ -77,7 +76,11 @@ def recompute_scores(config: Config, folder: RunFolder, progress: Progress) -> S
         StoreError: there are no scores, or text of one split is also in another.
     """
     started = time.monotonic()
-    with recorded_run("score --recompute", config, folder) as run, clear_disk_errors(folder.path):
+    with (
+        recorded_run("score --recompute", config, folder) as run,
+        clear_disk_errors(folder.path),
+        noting_retries() as retried,
+    ):
         remove_unfinished(folder.parts)
         _absorb(folder)
         require_collected(folder)
@@ -114,7 +117,8 @@ def recompute_scores(config: Config, folder: RunFolder, progress: Progress) -> S
                     stage.advance(batch.total())
                     counted += batch
             if config.score.chat.second_opinions and config.score.chat.model is not None:
-                counted += recompute_opinions(_job(config, folder, progress, run.run_id), store)
+                terms = RateTerms("chat", config.score, folder, run.run_id)
+                counted += recompute_opinions(terms, progress, store)
         _absorb(folder)
         run.stages.append(
             StageReport(
@@ -122,13 +126,16 @@ def recompute_scores(config: Config, folder: RunFolder, progress: Progress) -> S
                 unit="labels computed again",
                 done=counted[""],
                 seconds=time.monotonic() - started,
-                notes=tuple(f"{n:,} {why}" for why, n in sorted(counted.items()) if why),
+                notes=(
+                    *(f"{n:,} {why}" for why, n in sorted(counted.items()) if why),
+                    *retry_notes(retried),
+                ),
             )
         )
         return run.stages[-1]
 
 
-@task(name="recompute-scores", cache_policy=NO_CACHE, persist_result=False)
+@retried_task("recompute-scores")
 def recompute_batch(block: Sequence[ScoredBefore], work: RecomputeWork) -> Counter[str]:
     """Computes the scores of neighbouring features into a part; all by one simulator on one split.
 
@@ -205,19 +212,6 @@ def _screen(
     with work.store.cursor() as connection:
         rated = read_simulations(connection, [label.label_id], screen, "screen")
     return StoredScreen(rated[label.label_id])
-
-
-def _job(config: Config, folder: RunFolder, progress: Progress, run_id: str) -> RateJob:
-    return RateJob(
-        kind="chat",
-        settings=config.score,
-        folder=folder,
-        progress=progress,
-        run_id=run_id,
-        spending=Spending(),
-        retry_failed=False,
-        absorb=partial(_absorb, folder),
-    )
 
 
 def _contexts_of(feature: FeatureId, work: RecomputeWork) -> FeatureContexts:

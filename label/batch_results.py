@@ -167,8 +167,7 @@ class BatchResults:
         self._journal(self.records.failure(self.requests[name], given_up))
 
     def _journal(self, call: Call) -> None:
-        self.journal.append(call)
-        self.known.add(call)
+        self.known.add(call, self.journal.append(call))
         self.tally.add(call)
         self._n_calls += 1
 

@@ -64,6 +64,17 @@ class Budget:
         """Dollars of the calls that are settled."""
         return self._spent
 
+    @property
+    def left_usd(self) -> Decimal:
+        """Dollars neither spent nor reserved."""
+        with self._lock, localcontext(EXACT):
+            return self.limit_usd - self._spent - self._reserved
+
+    @property
+    def is_allowance(self) -> bool:
+        """Whether the limit is that of one invocation, after which another goes on."""
+        return self._is_allowance
+
     def reserve(self, most_usd: Decimal) -> bool:
         """Whether a call that may cost so much may be made now.
 
@@ -119,6 +130,22 @@ class Allowance:
         self._until = None if seconds is None else time.monotonic() + seconds
         self._made = 0
         self._lock = Lock()
+
+    @property
+    def n_left(self) -> int | None:
+        """How many more calls may be made; None for any number."""
+        with self._lock:
+            return None if self._calls is None else max(0, self._calls - self._made)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How much time is left; None for any."""
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
+    def lend(self, n: int) -> None:
+        """Counts calls that others may make; what they did not make is given back as minus n."""
+        with self._lock:
+            self._made += n
 
     def require_time(self) -> None:
         """Makes sure that there is time left.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,11 @@ class Tally:
     usd: Decimal = Decimal(0)
     n_unpriced: int = 0
 
+    def add_all(self, other: Tally) -> None:
+        """Counts what another has counted."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
     def add(self, call: Call) -> None:
         """Counts a call."""
         self.n_calls += 1
@@ -65,6 +70,7 @@ class RecordedClient:
         in_batches: hashes of requests that batches are under way with, which are not asked.
         tally: what was asked here.
         allowance: how many calls may be made, and until when.
+        under_way: the requests that were sent and not answered yet; others may share it.
     """
 
     client: ChatClient
@@ -75,7 +81,7 @@ class RecordedClient:
     in_batches: Container[str] = frozenset()
     tally: Tally = field(default_factory=Tally)
     allowance: Allowance = field(default_factory=Allowance)
-    _under_way: dict[str, asyncio.Future[Call]] = field(default_factory=dict)
+    under_way: dict[str, asyncio.Future[Call]] = field(default_factory=dict)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def ask(self, request: ChatRequest, n_static: int) -> Call:
@@ -99,10 +105,10 @@ class RecordedClient:
             self.tally.n_known += 1
             return await asyncio.to_thread(self.known.find, name)
         # Features that show the same have the same request; it is sent once.
-        if (under_way := self._under_way.get(name)) is not None:
+        if (under_way := self.under_way.get(name)) is not None:
             return await asyncio.shield(under_way)
         answered: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
-        self._under_way[name] = answered
+        self.under_way[name] = answered
         try:
             call = await self._make(request, to_record(request, n_static))
         except BaseException as error:
@@ -113,7 +119,7 @@ class RecordedClient:
             answered.set_result(call)
             return call
         finally:
-            del self._under_way[name]
+            del self.under_way[name]
 
     async def _make(self, request: ChatRequest, recorded: RecordedRequest) -> Call:
         most_usd = await self._reserve(recorded)
@@ -133,8 +139,7 @@ class RecordedClient:
                 raise
             else:
                 call = self.records.reply(recorded, reply)
-            self.journal.append(call)
-            self.known.add(call)
+            self.known.add(call, self.journal.append(call))
             self.tally.add(call)
             usd = call.usd
             return call

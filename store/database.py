@@ -138,6 +138,11 @@ class Store:
         """Any query over the tables of the contract."""
         return self.connection.sql(query, params=params or None)
 
+    @property
+    def revision(self) -> str:
+        """The state that this is: another one after each absorption."""
+        return get_meta(self.connection, REVISION) or ""
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same state, for another thread; a context manager."""
         cursor = self.connection.cursor()

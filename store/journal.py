@@ -39,14 +39,24 @@ class Journal:
     Nothing is made before the first call. Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """A journal in this folder, the run's `journal/`."""
+    def __init__(self, folder: Path, share: str = "") -> None:
+        """A journal in this folder, the run's `journal/`.
+
+        Args:
+            folder: where its file is made.
+            share: of what may be spent, on which its calls are made; in the file's name, by which
+                whoever goes on with the work finds what others have spent of it.
+        """
         self._folder = folder
+        self._share = share
         self._lock = Lock()
         self._file: _OpenJournal | None = None
 
-    def append(self, call: Call) -> None:
+    def append(self, call: Call) -> Path:
         """Writes a call; when this returns, the death of the process does not lose it.
+
+        Returns:
+            The file that it stands in.
 
         Raises:
             StoreError: the disk is full or may not be written. The call is not journalled and
@@ -54,8 +64,9 @@ class Journal:
         """
         with self._lock, clear_disk_errors(self._folder):
             if self._file is None:
-                self._file = _OpenJournal(self._folder)
+                self._file = _OpenJournal(self._folder, self._share)
             self._file.append(call)
+            return self._file.path
 
     def close(self) -> None:
         """Flushes to disk and lets others absorb the file; a further call begins another.
@@ -78,8 +89,8 @@ class Journal:
 class _OpenJournal:
     """A file that is being written, and the thread that flushes it to disk meanwhile."""
 
-    def __init__(self, folder: Path) -> None:
-        self._descriptor = _create(folder)
+    def __init__(self, folder: Path, share: str) -> None:
+        self.path, self._descriptor = _create(folder, share)
         self._shared: set[str] = set()
         self._is_torn = False
         self._unflushed, self._closing = Event(), Event()
@@ -131,10 +142,11 @@ class _OpenJournal:
             raise self._refused
 
 
-def _create(folder: Path) -> int:
+def _create(folder: Path, share: str) -> tuple[Path, int]:
     """A new file, locked for as long as its writer lives; names sort by the time of creation."""
     while True:
-        path = folder / f"{time.time_ns():020d}-{os.getpid()}-{uuid4().hex[:8]}{_SUFFIX}"
+        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid4().hex[:8]}"
+        path = folder / f"{name}{_share_in_name(share)}{_SUFFIX}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Before it was locked, who absorbs may have found it empty, and removed it.
@@ -146,7 +158,11 @@ def _create(folder: Path) -> int:
         os.fsync(named_in)
     finally:
         os.close(named_in)
-    return descriptor
+    return path, descriptor
+
+
+def _share_in_name(share: str) -> str:
+    return f"-{share}" if share else ""
 
 
 def _write(descriptor: int, content: bytes) -> None:
@@ -155,9 +171,9 @@ def _write(descriptor: int, content: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def list_journals(folder: Path) -> list[Path]:
-    """The journals in a folder, oldest first."""
-    return sorted(folder.glob(f"*{_SUFFIX}"))
+def list_journals(folder: Path, share: str = "") -> list[Path]:
+    """The journals in a folder, or those of one share, oldest first."""
+    return sorted(folder.glob(f"*{_share_in_name(share)}{_SUFFIX}"))
 
 
 @contextmanager
@@ -173,3 +189,13 @@ def hold_ended(journal: Path) -> Iterator[BinaryIO | None]:
             yield None
             return
         yield file
+
+
+def has_ended(file: BinaryIO) -> bool:
+    """Whether nobody writes this journal any more; others may ask the same at once."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True

@@ -83,9 +83,10 @@ class JournalledCalls:
     then on stays readable here. In memory are places only. Use it as a context manager.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Reads through all journals in this folder, the run's `journal/`."""
+    def __init__(self, folder: Path, only: Path | None = None) -> None:
+        """Reads through all journals in this folder, the run's `journal/`, or through one."""
         self._folder = folder
+        self._only = only
         self._readings: dict[Path, JournalReading] = {}
         self._places: dict[str, _Place] = {}
         self._files = ExitStack()
@@ -98,7 +99,7 @@ class JournalledCalls:
 
     def read_on(self) -> None:
         """Reads what was written since."""
-        for path in list_journals(self._folder):
+        for path in list_journals(self._folder) if self._only is None else [self._only]:
             # One that is gone by now was absorbed.
             with suppress(FileNotFoundError):
                 if path not in self._readings:

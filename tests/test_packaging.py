@@ -50,7 +50,7 @@ def declared(*extras: str) -> dict[str, Requirement]:
 
 
 # Extras that add to what can be done; without them the rooms say what to install.
-OPTIONAL = ("sae-lens", "s3")
+OPTIONAL = ("sae-lens", "s3", "dask")
 
 
 def third_party_imports(files: Iterable[Path]) -> dict[str, str]:

@@ -75,11 +75,14 @@ def test_every_make_target_shown_exists() -> None:
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
     block, asking, local, again, judged, *_ = blocks("toml")
+    (on_dask,) = [each for each in blocks("toml") if each.startswith("[runner]")]
     file = tmp_path / "gemma.toml"
     file.write_text(block)
     assert load_config(file).explain.prompted == ()
     file.write_text(block + asking.partition("[explain.chat]")[0] + local)
     assert load_config(file).explain.chat.local
+    file.write_text(block + on_dask)
+    assert load_config(file).runner.kind == "dask"
     file.write_text(block + again + judged)
     assert load_config(file).budget.usd == 1
     assert load_config(file).explain.again.below == 0.3

@@ -1,0 +1,37 @@
+"""What a worker of a cluster must have in common with the process that gives it work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from .. import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFound:
+    """What a process has and sees.
+
+    Attributes:
+        version: of Scopenote.
+        run: a hash of the run's configuration as it stands on disk; None where there is none.
+    """
+
+    version: str
+    run: str | None
+
+    def __str__(self) -> str:
+        return f"version {self.version}, " + (
+            "no run in that folder" if self.run is None else f"run.toml with hash {self.run}"
+        )
+
+
+def look_around(folder: str) -> WorkerFound:
+    """What this process has and sees of the run in this folder."""
+    file = Path(os.path.join(folder, "run.toml"))
+    content = file.read_bytes() if file.is_file() else None
+    return WorkerFound(
+        __version__, None if content is None else blake2b(content, digest_size=6).hexdigest()
+    )
