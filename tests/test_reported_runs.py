@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scopenote.flows.finish_run import artifact_key
 from scopenote.flows.webhook import VARIABLE
 from scopenote.store.database import open_store
 from scopenote.store.label_history import LabelsInForce
+from scopenote.store.run_folder import RunFolder
 from scopenote.store.runs import read_runs
 
 from .asking_runs import KEY, command, label_reply, rows, runs_that_ask
@@ -122,9 +124,10 @@ def test_a_second_night_says_what_it_added_and_calls_somebody_where_the_judge_is
     status = json.loads(command("status", run, "--json").stdout)
     assert status["last"]["run_id"] == last["run_id"]
     assert "Last run" in command("status", run).stdout
-    ours = [each for each in artifacts() if each["key"].startswith("scopenote-run-")]
-    assert len({each["key"] for each in ours}) == 1
-    assert [SIMULATOR in each["data"] for each in ours[:2]] == [False, True]
+    key = artifact_key(RunFolder(run))
+    ours = [each["data"] for each in artifacts() if each["key"] == key]
+    assert [("**Alert:**" in data) for data in ours] == [False, True, False]
+    assert SIMULATOR in ours[1]
     files = [file for file in run.rglob("*") if file.is_file()]
     assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
     assert SECRET not in first.stderr + second.stderr + second.stdout
