@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from ..store.database import now, open_store, open_work, publish
 from ..store.errors import BudgetSpent, ExitCode, ScopenoteError, StoreError
 from ..store.run_summaries import Alert
+from ..store.runs import add_note, read_last_ended
 from .alerts import FAILED
 from .run_message import alert_message, markdown_page
 from .terminal import complain
@@ -17,6 +20,25 @@ if TYPE_CHECKING:
     from ..store.run_folder import RunFolder
     from ..store.runs import RunRecord
     from .reports import RunReport
+
+
+def finished(
+    work: Callable[[], RunReport], folder: RunFolder, to_prefect: bool
+) -> tuple[RunReport, ExitCode]:
+    """Does a run's work and tells of it, however it ends; what it raises is raised again.
+
+    Args:
+        work: the run.
+        folder: of the run, whose lock is held.
+        to_prefect: as for `finish_run`.
+    """
+    began_at = now()
+    try:
+        report = work()
+    except Exception as error:
+        finish_run(folder, None, began_at=began_at, error=error, to_prefect=to_prefect)
+        raise
+    return report, finish_run(folder, report, began_at=began_at, to_prefect=to_prefect)
 
 
 def finish_run(
@@ -65,9 +87,6 @@ def finish_run(
 
 def _record(folder: RunFolder, began_at: datetime) -> RunRecord | None:
     """The record of the run that has just ended; None where it could not be written."""
-    from ..store.database import open_store
-    from ..store.runs import read_last_ended
-
     try:
         with open_store(folder.path) as store:
             record = read_last_ended(store.connection)
@@ -90,9 +109,6 @@ def _alerts(record: RunRecord | None, error: Exception | None) -> tuple[Alert, .
 
 
 def _keep(folder: RunFolder, run_id: str, notes: list[str]) -> None:
-    from ..store.database import open_work, publish
-    from ..store.runs import add_note
-
     try:
         with open_work(folder.path) as work:
             for note in notes:

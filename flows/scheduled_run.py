@@ -18,12 +18,11 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.states import Completed, Failed
 
-from ..store.database import now
 from ..store.errors import ExitCode, RunFolderBusy, ScopenoteError
 from ..store.run_folder import RunFolder
 from .config import load_config
 from .dead_runs import alive, declare_dead_runs
-from .finish_run import finish_run
+from .finish_run import finished
 from .leaving import leaving_when_told
 from .missed_firings import skip_what_was_due
 from .model_commands import in_usd
@@ -85,13 +84,10 @@ def _run(
         # Not above: it takes seconds to import, which a run that is skipped does without.
         from .label_corpus import label_corpus
 
-        began_at = now()
-        try:
-            report: RunReport = label_corpus(config, folder, progress, budget_usd=budget)
-        except Exception as error:
-            finish_run(folder, None, began_at=began_at, error=error, to_prefect=True)
-            raise
-        code = finish_run(folder, report, began_at=began_at, to_prefect=True)
+        def work() -> RunReport:
+            return label_corpus(config, folder, progress, budget_usd=budget)
+
+        report, code = finished(work, folder, to_prefect=True)
     return _ending(report, code, progress)
 
 

@@ -16,7 +16,6 @@ from .terminal import complain, print_page, program
 from .working import configured_run, published, run_folder, working
 
 if TYPE_CHECKING:
-    from ..store.errors import ExitCode
     from ..store.run_folder import RunFolder
     from .config import Config
     from .progress import Progress
@@ -61,6 +60,7 @@ def run_whole_job(
     again += _typed(runner)
     folder = run_folder(out, config)
     with working(folder, command, again, use_own_server) as progress:
+        from .finish_run import finished
         from .label_corpus import label_corpus
 
         settings = with_runner(config, runner)
@@ -68,7 +68,7 @@ def run_whole_job(
         def work() -> RunReport:
             return label_corpus(settings, folder, progress, allow_mismatch, budget_usd)
 
-        report, status = _finished(work, folder, use_own_server)
+        report, status = finished(work, folder, use_own_server)
     _print_report(report)
     _print_ending(folder, report)
     raise typer.Exit(status)
@@ -89,7 +89,9 @@ def run_stage(
     again = [command, str(run), *_typed(runner)]
     settings = with_runner(config, runner)
     with working(folder, command, again, use_own_server) as progress:
-        report, status = _finished(
+        from .finish_run import finished
+
+        report, status = finished(
             lambda: RunReport((work(settings, folder, progress),)), folder, use_own_server
         )
     _print_report(report)
@@ -134,22 +136,6 @@ def with_runner(config: Config, runner: RunnerName) -> Config:
 
 def _typed(runner: RunnerName) -> list[str]:
     return [] if runner is None else ["--runner", runner]
-
-
-def _finished(
-    work: Callable[[], RunReport], folder: RunFolder, to_prefect: bool
-) -> tuple[RunReport, ExitCode]:
-    """Does the work, and tells of it however it ended."""
-    from ..store.database import now
-    from .finish_run import finish_run
-
-    began_at = now()
-    try:
-        report = work()
-    except Exception as error:
-        finish_run(folder, None, began_at=began_at, error=error, to_prefect=to_prefect)
-        raise
-    return report, finish_run(folder, report, began_at=began_at, to_prefect=to_prefect)
 
 
 def _print_report(report: RunReport) -> None:
