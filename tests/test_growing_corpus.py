@@ -10,7 +10,7 @@ import pytest
 
 from .pipeline_runs import docstrings, run, write_configuration
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 QUERY = """
     SELECT (SELECT sum(n_tokens) FROM chunks),

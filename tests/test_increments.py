@@ -16,7 +16,7 @@ from .fake_openai import FakeOpenAI, serve
 from .pipeline_runs import docstrings
 from .rating_runs import write_and_rate
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = pytest.mark.usefixtures("prefect_server")
 SPENT = "what this invocation may spend is spent; the next one goes on"
 
 
@@ -70,6 +70,7 @@ def configure(
     return config
 
 
+@pytest.mark.slow
 def test_newer_text_has_labels_made_and_scored_again_where_it_changes_them(tmp_path: Path) -> None:
     corpus(tmp_path, 300)
     with serve(write_and_rate, keeps_requests=False) as fake:
@@ -116,6 +117,7 @@ def test_newer_text_has_labels_made_and_scored_again_where_it_changes_them(tmp_p
         assert "score: nothing to do" in third.stderr
 
 
+@pytest.mark.long
 def test_low_labels_get_another_candidate_a_run_until_there_are_enough(tmp_path: Path) -> None:
     corpus(tmp_path, 200)
     with serve(write_and_rate, keeps_requests=False) as fake:
@@ -151,7 +153,8 @@ def spend_until_done(tmp_path: Path, concurrency: int, budget: str, measure: str
     return [after - before for before, after in pairwise(measured)]
 
 
-@pytest.mark.parametrize("concurrency", [pytest.param(1, marks=pytest.mark.long), 32])
+@pytest.mark.long
+@pytest.mark.parametrize("concurrency", [1, 32])
 def test_each_invocation_makes_as_many_calls_as_it_may_until_all_is_done(
     tmp_path: Path, concurrency: int
 ) -> None:

@@ -166,7 +166,7 @@ def test_a_part_that_was_finished_and_not_put_is_put_by_the_next_start(
     assert "already" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("as_plain_functions")
 def test_absorbing_that_was_killed_before_it_removed_parts_ends_in_the_same_tables(
     tiny: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,7 +188,7 @@ def test_absorbing_that_was_killed_before_it_removed_parts_ends_in_the_same_tabl
     assert not [name for name in files_under(url) if "contexts-0." in name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("as_plain_functions")
 def test_text_that_the_coordinator_collected_meanwhile_is_no_conflict(
     tiny: Path, url: str, tmp_path: Path
@@ -224,7 +224,7 @@ def test_parts_of_another_configuration_are_refused_before_anything_is_fetched(
     assert not list((tmp_path / "other" / "parts").glob("collect-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("as_plain_functions")
 def test_what_another_run_has_absorbed_is_collected_again_and_said(
     tiny: Path, url: str, tmp_path: Path
@@ -371,7 +371,7 @@ def test_two_processes_that_share_a_bucket_make_the_tables_of_one(
         assert "a-key-that-must-stand-nowhere" not in file.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("s3")
 def test_a_bucket_that_is_not_there_and_missing_credentials_are_the_users_to_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

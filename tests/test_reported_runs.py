@@ -40,7 +40,7 @@ def artifacts() -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_a_second_run_says_what_it_added_to_the_first(collected: Path, tmp_path: Path) -> None:
     with serve(label_reply) as fake:
@@ -133,7 +133,7 @@ def test_a_second_night_says_what_it_added_and_calls_somebody_where_the_judge_is
     assert SECRET not in first.stderr + second.stderr + second.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_a_night_that_fails_calls_somebody_and_says_why(
     collected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

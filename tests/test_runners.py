@@ -123,7 +123,7 @@ def test_without_dask_it_is_said_what_to_install(collected: Path, tmp_path: Path
     assert "pip install 'scopenote[dask]'" in refused.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_a_cluster_that_is_there_is_used_and_left_to_others(
     collected: Path, tmp_path: Path
@@ -191,7 +191,7 @@ def rating(collected: Path, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     return make
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_two_workers_ask_what_one_process_asks(rating: Any) -> None:
     n_asked, made = {}, {}
