@@ -80,6 +80,22 @@ def test_what_a_worker_does_with_a_label_can_be_sent() -> None:
     assert (arrived.purpose, arrived.split) == ("detection", "score")
 
 
+WORK = ("asked_features", "embedded_labels", "lookup_scores", "rated_labels", "worker_check")
+
+
+def test_what_workers_import_needs_no_prefect() -> None:
+    """Where it is imported, Prefect makes a home in the user's."""
+    imports = "\n".join(f"import scopenote.flows.{name}" for name in WORK)
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{imports}\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "scopenote.flows.rated_labels" in loaded
+    assert not {"prefect", "torch"} & set(loaded)
+
+
 def test_where_tasks_work_may_change_in_a_run(tmp_path: Path) -> None:
     config = demo_config()
     on_dask = with_runner(config, "dask")
