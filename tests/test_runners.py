@@ -44,7 +44,7 @@ from .asking_runs import (
 )
 from .fake_openai import Answer, Asked, reply, serve
 from .pipeline_runs import run, tables, write_configuration
-from .rating_runs import runs_that_rate, write_and_rate
+from .rating_runs import N_FEATURES, runs_that_rate, write_and_rate
 
 TWO_WORKERS = '[runner]\nkind = "dask"\nworkers = 2\n'
 
@@ -199,12 +199,20 @@ def rating(collected: Path, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
         folder = tmp_path / name
         folder.mkdir()
         made, config = runs_that_rate(collected, folder, candidates=1)(fake, **more)
-        if name.startswith("dask"):
-            with config.open("a") as file:
-                file.write(TWO_WORKERS)
+        settings = config.read_text().replace(f"features = {N_FEATURES}", "features = 40")
+        config.write_text(settings + TWO_WORKERS * (name == "dask"))
         return made, config
 
     return make
+
+
+def write_apart_and_rate(asked: Asked) -> Answer:
+    """No two features get one label: of requests that are alike, two workers may both send one."""
+    answer = write_and_rate(asked)
+    key = b'\\"label\\": \\"'
+    return replace(
+        answer, body=answer.body.replace(key, key + asked.conversation[:8].encode() + b" ")
+    )
 
 
 @pytest.mark.long
@@ -212,7 +220,7 @@ def rating(collected: Path, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
 def test_two_workers_ask_what_one_process_asks(rating: Any) -> None:
     n_asked, made = {}, {}
     for name in ("threads", "dask"):
-        with serve(write_and_rate, keeps_requests=False) as fake:
+        with serve(write_apart_and_rate, keeps_requests=False) as fake:
             folder, config = rating(fake, name)
             explained = command("explain", folder, "--config", config, key=KEY)
             assert explained.returncode == 0, explained.stderr
@@ -255,7 +263,7 @@ def kill_a_worker(flow: subprocess.Popen[str], is_due: Callable[[], bool]) -> bo
 @pytest.mark.usefixtures("prefect_server")
 def test_a_worker_that_is_killed_costs_no_table_and_no_call_twice(rating: Any) -> None:
     def slowly(asked: Asked) -> Answer:
-        return replace(write_and_rate(asked), after_seconds=0.02)
+        return replace(write_apart_and_rate(asked), after_seconds=0.02)
 
     made, n_asked, in_flight = {}, {}, 16
     for name in ("threads", "dask"):
@@ -263,7 +271,7 @@ def test_a_worker_that_is_killed_costs_no_table_and_no_call_twice(rating: Any) -
             folder, config = rating(fake, name, concurrency=in_flight)
             explained = command("explain", folder, "--config", config, key=KEY)
             assert explained.returncode == 0, explained.stderr
-            n_due = fake.n_asked + 200
+            n_due = fake.n_asked + 250
             flow = subprocess.Popen(
                 words_of("score", folder), stderr=subprocess.PIPE, text=True, env=environment(KEY)
             )
