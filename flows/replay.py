@@ -50,7 +50,9 @@ class Replay:
         return tuple(
             field.name
             for field in fields(Label)
-            if getattr(stored, field.name) != getattr(derived, field.name)
+            # When and why it was made is the run's to know, not the reply's.
+            if field.name not in ("generation", "why")
+            and getattr(stored, field.name) != getattr(derived, field.name)
         )
 
 
