@@ -19,7 +19,7 @@ from ..store.errors import StoreError, UserMistake
 from ..store.run_folder import RunFolder
 from .runner_settings import RunnerSection
 from .runners import submitted, worker_threads
-from .worker_check import WorkerFound, look_around
+from .worker_check import WorkerFound, dask_setup, look_around
 from .worker_state import let_go
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def dask_runner(settings: RunnerSection, folder: RunFolder) -> Iterator[DaskRunn
                         worker_dashboard_address=None,
                         memory_limit=0,  # what is taken is planned, by `collect.memory_gib`
                         local_directory=str(folder.prefect_home.absolute() / "dask"),
+                        preload=[dask_setup.__module__],
                         silence_logs=logging.ERROR,
                     )
                 )

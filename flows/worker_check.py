@@ -1,11 +1,13 @@
-"""What a worker of a cluster must have in common with the process that gives it work."""
+"""What a worker must have in common with the process that gives it work, and how it begins."""
 
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 
@@ -35,3 +37,11 @@ def look_around(folder: str) -> WorkerFound:
     return WorkerFound(
         __version__, None if content is None else blake2b(content, digest_size=6).hexdigest()
     )
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask in each worker that it begins on this machine.
+
+    Ctrl-C in a terminal is for the command alone to answer; its workers end with it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
