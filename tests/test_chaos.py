@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def fake() -> Iterator[FakeOpenAI]:
     def slowly(asked: Asked) -> Any:
         time.sleep(0.05)  # so that there is something under way to be killed
-        return write_and_rate(asked)
+        return write_and_rate(replace(asked, times_before=0))  # the same for all runs
 
     with serve(slowly, keeps_requests=False) as fake:
         yield fake
