@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+BUSY = 503  # its SQLite is locked
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -29,9 +30,19 @@ class Server:
     logs: Path
 
     def ask(self, method: str, path: str, **json: Any) -> Any:
-        answer = httpx.request(method, f"{self.url}{path}", json=json or None, timeout=120)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        """What it answers; while it is busy, or has just been killed, as patient as its clients."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                answer = httpx.request(method, f"{self.url}{path}", json=json or None, timeout=120)
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                if answer.status_code != BUSY or time.monotonic() > deadline:
+                    answer.raise_for_status()
+                    return answer.json() if answer.content else None
+            time.sleep(0.5)
 
     def flow_runs(self, deployment_id: str, *types: str) -> list[dict[str, Any]]:
         """Those of a deployment, the first first; of these types of state, or of any."""
