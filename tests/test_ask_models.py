@@ -285,6 +285,7 @@ sys.exit(answer(app))
 
 
 @pytest.mark.usefixtures("own_server")
+@pytest.mark.long
 def test_the_demo_asks_only_who_has_agreed_to_the_cost(asking: Any) -> None:
     with serve(label_reply) as fake:
         run, config = asking(fake, features=9)

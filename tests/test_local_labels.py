@@ -76,6 +76,7 @@ def test_a_model_that_is_not_there_is_the_users_mistake(run: Path) -> None:
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.long
 def test_a_local_models_labels_and_calls_are_on_record_and_cost_nothing(run: Path) -> None:
     file = write_configuration(run.parent, model=MODEL, max_reply_tokens=40, concurrency=4)
     # A budget of nothing: only what is known to be free may be asked.

@@ -325,7 +325,7 @@ def on_s3(config: Path, place: str) -> Path:
     return file
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("s3", "prefect_server")
 def test_two_processes_that_share_a_bucket_make_the_tables_of_one(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

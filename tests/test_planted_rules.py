@@ -168,7 +168,7 @@ def test_a_label_that_loses_or_gains_tokens_scores_less(density: float) -> None:
             assert dropped >= 0.9, (size, found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_best_of_ten_random_labels_gains_nothing_where_it_was_not_chosen() -> None:
     select_text, score_text = write_text("select", 400, 3), write_text("score", 400, 4)
     explain_text = write_text("explain", 400, 5)
