@@ -89,7 +89,7 @@ def _label_from_record(job: AskJob, asked: Asked) -> Path:
     ):
         known = KnownCalls(store, job.folder.journal, job.retry_failed, job.began_at)
         reader = RecordReader(known, requests_under_way(store.connection), wanted)
-        plan = plan_for(job, store, asked)
+        plan = plan_for(job, store)
         if plan.wanted:
             label_missing(job, store, plan, reader.ask, loop, asked, unit="prompts")
         return wanted.path

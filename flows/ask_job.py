@@ -21,6 +21,7 @@ from .spending import Spending
 from .terminal import program
 
 if TYPE_CHECKING:
+    from .label_plan import LabelPlan
     from .runners import Runner
     from .shares import Spent
 
@@ -78,6 +79,8 @@ class Asked:
         n_windows, n_windows_at_most: simulated, and what would have been without looking early.
         reasons: labels that were written, by why.
         left: features that are left for another time.
+        plan: the features that a model has not been asked about yet, in rounds; None before the
+            first. An invocation plans once, so that a label made in it is not made again.
     """
 
     labels: Counter[str] = field(default_factory=Counter)
@@ -94,6 +97,7 @@ class Asked:
     n_windows_at_most: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     left: int = 0
+    plan: LabelPlan | None = None
 
     def add_spent(self, spent: Spent) -> None:
         """Adds what a task has spent."""

@@ -92,7 +92,10 @@ def ask_models(job: AskJob, asked: Asked) -> None:
     """
     chat, runner = job.settings.chat, job.runner
     with open_store(job.folder.path) as store:
-        plan = plan_for(job, store, asked)
+        if asked.plan is None:
+            asked.plan = plan_for(job, store)
+        plan, asked.plan = asked.plan.split(job.at_most)
+        asked.left = len(asked.plan.wanted)
         if not plan.wanted:
             return
         asked.under_way = batches_under_way(store.connection)
@@ -117,7 +120,7 @@ def ask_models(job: AskJob, asked: Asked) -> None:
     asked.stopped = purse.stopped
 
 
-def plan_for(job: AskJob, store: Store, asked: Asked) -> LabelPlan:
+def plan_for(job: AskJob, store: Store) -> LabelPlan:
     """What the model is to be asked about now; says so, and notes what need not be asked again."""
     plan = plan_labels(store, job.settings, lambda: PromptSource.of(store))
     if plan.checked:
@@ -127,8 +130,6 @@ def plan_for(job: AskJob, store: Store, asked: Asked) -> LabelPlan:
         write_part(job.folder.parts, name, "explain", tables, {})
     if plan.wanted:
         job.progress.say(f"explain: {plan}")
-    plan = plan.first(job.at_most)
-    asked.left = plan.left
     return plan
 
 

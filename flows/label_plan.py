@@ -56,18 +56,15 @@ class LabelPlan:
 
     Attributes:
         checked: ids of labels that newer text has not overtaken, though it might have.
-        left: features that were left for another time.
     """
 
     wanted: Sequence[WantedLabel] = ()
     checked: Sequence[str] = ()
-    left: int = 0
 
-    def first(self, n: int | None) -> LabelPlan:
-        """The plan for so many features only."""
-        if n is None or n >= len(self.wanted):
-            return self
-        return LabelPlan(self.wanted[:n], self.checked, len(self.wanted) - n)
+    def split(self, n: int | None) -> tuple[LabelPlan, LabelPlan]:
+        """The plan for the first n features, or for all, and that for those after them."""
+        n = len(self.wanted) if n is None else n
+        return LabelPlan(self.wanted[:n], self.checked), LabelPlan(self.wanted[n:])
 
     def groups(self) -> Iterator[tuple[Why, str, Mapping[str, list[int]]]]:
         """Reason and explainer, and the features by SAE, in the order in which they are done."""

@@ -177,7 +177,12 @@ def _scores_block(saes: Sequence[SaeStatus]) -> Iterator[RenderableType]:
             for reason, count in sae.scores.undefined.items()
         ]
         below = [f"{sae.scores.n_negative:,} below 0"] if sae.scores.n_negative else []
-        for line in (*below, *undefined):
+        stale = (
+            [f"{sae.scores.n_stale:,} overtaken by newer text, to be scored again"]
+            if sae.scores.n_stale
+            else []
+        )
+        for line in (*below, *stale, *undefined):
             yield Text(f"  {sae.sae_id}  {line}", style="dim")
 
 

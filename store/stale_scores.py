@@ -47,12 +47,3 @@ def mark_stale(connection: duckdb.DuckDBPyConnection) -> None:
         """
     )
     connection.execute("DROP TABLE windows_before")
-
-
-def count_stale(connection: duckdb.DuckDBPyConnection) -> int:
-    """Labels with a headline on `score` that was overtaken."""
-    rows = connection.execute(
-        "SELECT count(DISTINCT label_id) FROM scores "
-        "WHERE stale_since IS NOT NULL AND split = 'score' AND metric = 'correlation'"
-    ).fetchall()
-    return int(rows[0][0])

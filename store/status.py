@@ -53,6 +53,7 @@ class ScoreSummary:
         n: how many are defined.
         histogram: how many fall into each of `SCORE_BINS` equal bins from 0 to 1.
         n_negative: how many are below 0 and in no bin.
+        n_stale: how many newer text has overtaken; the next `score` takes them again.
         undefined: how many are not, by reason.
     """
 
@@ -64,6 +65,7 @@ class ScoreSummary:
     high: float | None
     histogram: tuple[int, ...]
     n_negative: int
+    n_stale: int
     undefined: dict[str, int]
 
 
@@ -340,7 +342,7 @@ def _loss(row: dict[str, Any]) -> LossStatus | None:
 
 
 _QUANTILES = ("low", "quarter", "median", "three_quarters", "high")
-_NO_SCORES = ScoreSummary(0, None, None, None, None, None, (0,) * SCORE_BINS, 0, {})
+_NO_SCORES = ScoreSummary(0, None, None, None, None, None, (0,) * SCORE_BINS, 0, 0, {})
 
 
 def _scores(connection: duckdb.DuckDBPyConnection) -> dict[str, ScoreSummary]:
@@ -365,7 +367,7 @@ def _scores(connection: duckdb.DuckDBPyConnection) -> dict[str, ScoreSummary]:
     rows = connection.execute(
         """
         SELECT sae_id, count(score), quantile_cont(score, [0, 0.25, 0.5, 0.75, 1]),
-            count(*) FILTER (score < 0)
+            count(*) FILTER (score < 0), count(score_stale_since)
         FROM current_labels GROUP BY sae_id
         """
     ).fetchall()
@@ -375,9 +377,10 @@ def _scores(connection: duckdb.DuckDBPyConnection) -> dict[str, ScoreSummary]:
             **dict(zip(_QUANTILES, quantiles or [None] * 5, strict=True)),
             histogram=tuple(histograms.get(sae_id, [0] * SCORE_BINS)),
             n_negative=n_negative,
+            n_stale=n_stale,
             undefined=undefined.get(sae_id, {}),
         )
-        for sae_id, n, quantiles, n_negative in rows
+        for sae_id, n, quantiles, n_negative, n_stale in rows
     }
 
 

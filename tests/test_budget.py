@@ -8,9 +8,9 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scopenote.label.budget import Budget
+from scopenote.label.budget import Allowance, Budget
 from scopenote.label.pricing import Price, load_prices
-from scopenote.store.errors import BudgetSpent, ConfigurationError, ExitCode
+from scopenote.store.errors import AllowanceSpent, BudgetSpent, ConfigurationError, ExitCode
 
 MINI = "gpt-4o-mini"
 PRICES = load_prices()
@@ -138,3 +138,47 @@ def test_what_others_under_way_may_come_to_is_reserved_and_not_spent() -> None:
     assert not budget.reserve(Decimal("0.01"))
     with pytest.raises(BudgetSpent):
         budget.reserve(Decimal("0.81"))
+
+
+def test_an_allowance_lets_so_many_calls_through_whoever_makes_them() -> None:
+    allowance = Allowance(calls=50)
+
+    def take(_: int) -> bool:
+        try:
+            allowance.take_call()
+        except AllowanceSpent:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(take, range(200))) == 50
+    assert allowance.n_left == 0
+    with pytest.raises(AllowanceSpent, match="no further call") as caught:
+        allowance.take_call()
+    assert caught.value.found == "50 made"
+
+
+def test_calls_that_others_may_make_count_until_they_are_given_back() -> None:
+    allowance = Allowance(calls=10)
+    allowance.lend(8)
+    assert allowance.n_left == 2
+    allowance.lend(-5)
+    assert allowance.n_left == 7
+
+
+def test_an_allowance_of_time_ends() -> None:
+    allowance = Allowance(seconds=3600)
+    assert 3590 < (allowance.seconds_left or 0) <= 3600
+    allowance.take_call()
+    over = Allowance(seconds=0)
+    assert over.seconds_left == 0
+    for refused in (over.take_call, over.require_time):
+        with pytest.raises(AllowanceSpent, match="time"):
+            refused()
+
+
+def test_without_limits_there_is_no_end() -> None:
+    allowance = Allowance()
+    for _ in range(1000):
+        allowance.take_call()
+    assert (allowance.n_left, allowance.seconds_left) == (None, None)

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 import os
 import random
 import signal
@@ -26,9 +24,10 @@ import pytest
 
 from .asking_runs import KEY, rows
 from .fake_openai import Asked, FakeOpenAI, serve
-from .pipeline_runs import docstrings, tables
+from .pipeline_runs import tables
 from .prefect_servers import ENDED, Server, answers, holder_of, wait_until
 from .rating_runs import write_and_rate
+from .small_runs import configure, write_corpus
 
 N_RUNS = 20
 CONCURRENCY = 8
@@ -36,47 +35,6 @@ POOL = "chaos"
 VICTIMS = ("flow", "worker", "server")
 
 pytestmark = pytest.mark.long
-
-
-def configure(folder: Path, fake: FakeOpenAI) -> Path:
-    """Two chunks, six features of one SAE, by a model that also judges."""
-    texts = [text for text, _ in zip(docstrings(), range(300), strict=False)]
-    (folder / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    saes = Path(str(importlib.resources.files("scopenote.extract.toy").joinpath("saes")))
-    chat = (
-        f'model = "gpt-4o-mini"\nbase_url = {json.dumps(fake.base_url)}\n'
-        f"concurrency = {CONCURRENCY}\n"
-    )
-    config = folder / "small.toml"
-    config.write_text(
-        f"""
-        [model]
-        name = "toy"
-        [saes]
-        paths = {json.dumps([str(next((saes / "res").rglob("params.npz")))])}
-        [corpus]
-        path = "corpus.jsonl"
-        [collect]
-        chunks_per_part = 1
-        neighbours = false
-        logit_effects = false
-        [explain]
-        explainers = ["highlighted"]
-        features = 6
-        [explain.chat]
-        {chat}
-        [score]
-        simulators = ["chat"]
-        resamples = 100
-        [score.chat]
-        {chat}
-        active_windows = 6
-        silent_windows = 10
-        shuffled_labels = 0
-        gold = false
-        """
-    )
-    return config
 
 
 @dataclass
@@ -175,7 +133,15 @@ def undisturbed(
 ) -> tuple[Path, Path, int]:
     """The configuration, a run that nobody disturbed, and how many calls it took."""
     folder = tmp_path_factory.mktemp("runs")
-    config = configure(folder, fake)
+    write_corpus(folder, 300)  # two chunks
+    config = configure(
+        folder,
+        fake,
+        active=6,
+        silent=10,
+        collect="chunks_per_part = 1",
+        chat=f"concurrency = {CONCURRENCY}",
+    )
     finished = site.server.scopenote("run", config, "--out", folder / "undisturbed")
     assert finished.returncode == 0, finished.stderr
     return config, folder / "undisturbed", fake.n_asked

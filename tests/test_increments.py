@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
+import subprocess
+import sys
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -11,68 +11,18 @@ from typing import Any
 
 import pytest
 
-from .asking_runs import KEY, command, rows
-from .fake_openai import FakeOpenAI, serve
-from .pipeline_runs import docstrings
+from .asking_runs import KEY, command, environment, rows
+from .fake_openai import serve
 from .rating_runs import write_and_rate
+from .small_runs import configure, write_corpus
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 SPENT = "what this invocation may spend is spent; the next one goes on"
 
 
-def corpus(folder: Path, n: int) -> None:
-    texts = [text for text, _ in zip(docstrings(), range(n), strict=False)]
-    (folder / "corpus.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-
-
-def configure(
-    folder: Path,
-    fake: FakeOpenAI,
-    budget: str = "",
-    besides: tuple[str, ...] = (),
-    **again: Any,
-) -> Path:
-    """Six features of one SAE, by a model that also judges."""
-    saes = Path(str(importlib.resources.files("scopenote.extract.toy").joinpath("saes")))
-    settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in again.items())
-    chat = f'model = "gpt-4o-mini"\nbase_url = {json.dumps(fake.base_url)}\n'
-    config = folder / "small.toml"
-    config.write_text(
-        f"""
-        [model]
-        name = "toy"
-        [saes]
-        paths = {json.dumps([str(next((saes / "res").rglob("params.npz")))])}
-        [corpus]
-        path = "corpus.jsonl"
-        [collect]
-        neighbours = false
-        logit_effects = false
-        [explain]
-        explainers = {json.dumps([*besides, "highlighted"])}
-        features = 6
-        [explain.again]
-        {settings}
-        [explain.chat]
-        {chat}
-        [score]
-        simulators = {json.dumps([*besides, "chat"])}
-        resamples = 100
-        [score.chat]
-        {chat}
-        active_windows = 5
-        silent_windows = 5
-        shuffled_labels = 0
-        gold = false
-        {budget}
-        """
-    )
-    return config
-
-
 @pytest.mark.slow
 def test_newer_text_has_labels_made_and_scored_again_where_it_changes_them(tmp_path: Path) -> None:
-    corpus(tmp_path, 300)
+    write_corpus(tmp_path, 300)
     with serve(write_and_rate, keeps_requests=False) as fake:
         config, run = configure(tmp_path, fake, besides=("token_lookup",)), tmp_path / "run"
         first = command("run", config, "--out", run, key=KEY)
@@ -82,7 +32,7 @@ def test_newer_text_has_labels_made_and_scored_again_where_it_changes_them(tmp_p
         assert len(before) == 6
         asked_once = fake.n_asked
 
-        corpus(tmp_path, 420)
+        write_corpus(tmp_path, 420)
         second = command("run", config, "--out", run, key=KEY)
         assert second.returncode == 0, second.stderr
         made = rows(
@@ -118,29 +68,52 @@ def test_newer_text_has_labels_made_and_scored_again_where_it_changes_them(tmp_p
 
 
 @pytest.mark.long
-def test_low_labels_get_another_candidate_a_run_until_there_are_enough(tmp_path: Path) -> None:
-    corpus(tmp_path, 200)
+@pytest.mark.parametrize("features_a_round", [128, 2])
+def test_low_labels_get_another_candidate_a_run_until_there_are_enough(
+    tmp_path: Path, features_a_round: int
+) -> None:
+    write_corpus(tmp_path, 200)
+    # The command itself, but that few features are enough for several rounds.
+    in_rounds = (
+        "from scopenote.flows import cli, label_corpus\n"
+        f"label_corpus._FEATURES_A_ROUND = {features_a_round}\n"
+        "cli.main()"
+    )
     with serve(write_and_rate, keeps_requests=False) as fake:
-        config, run = configure(tmp_path, fake, below=0.99, candidates=2), tmp_path / "run"
+        config = configure(
+            tmp_path, fake, again="below = 0.99\ncandidates = 3", more="[budget]\ncalls = 9_999"
+        )
+        run = tmp_path / "run"
+        words = ["run", str(config), "--out", str(run), "--prefect-server"]
         counts = []
-        for _ in range(3):
-            finished = command("run", config, "--out", run, key=KEY)
+        for _ in range(4):
+            finished = subprocess.run(
+                [sys.executable, "-c", in_rounds, *words],
+                capture_output=True,
+                text=True,
+                env=environment(KEY),
+            )
             assert finished.returncode == 0, finished.stderr
-            counts.append(rows(run, "SELECT count(*) FROM labels WHERE explainer = 'highlighted'"))
-        assert counts[0] == [(6,)]
-        assert counts[1] == counts[2]
-        assert 6 < counts[1][0][0] <= 12
-        assert rows(run, "SELECT DISTINCT why FROM labels WHERE draw = 1") == [("low score",)]
+            counts.append(
+                rows(run, "SELECT count(*) FROM labels WHERE explainer = 'highlighted'")[0][0]
+            )
+        assert counts[0] == 6
+        assert 6 < counts[1] <= 12
+        assert counts[1] < counts[2] <= 18
+        assert counts[3] == counts[2]
+        again = rows(run, "SELECT DISTINCT draw, why FROM labels WHERE draw > 0 ORDER BY draw")
+        assert again == [(1, "low score"), (2, "low score")]
 
 
 def spend_until_done(tmp_path: Path, concurrency: int, budget: str, measure: str) -> list[Any]:
     """Gives the command until all is done; what there was by this measure after each."""
-    corpus(tmp_path, 200)
+    write_corpus(tmp_path, 200)
     measured: list[Any] = [0]
     with serve(write_and_rate, keeps_requests=False) as fake:
-        config, run = configure(tmp_path, fake, f"[budget]\n{budget}\n"), tmp_path / "run"
-        limited = f"concurrency = {concurrency}\nsilent_"
-        config.write_text(config.read_text().replace("silent_", limited))
+        config, run = configure(
+            tmp_path, fake, chat=f"concurrency = {concurrency}", more=f"[budget]\n{budget}"
+        )
+        run = tmp_path / "run"
         while len(measured) < 9:
             finished = command("run", config, "--out", run, key=KEY)
             assert finished.returncode == 0, finished.stderr

@@ -135,6 +135,17 @@ def test_scores_are_summed_up_as_a_plain_count_would(
         assert found.undefined == {"too few active tokens": 1}
 
 
+def test_scores_that_newer_text_has_overtaken_are_counted(tmp_path: Path) -> None:
+    with make_database() as connection:
+        connection.execute(
+            "UPDATE scores SET stale_since = now() WHERE label_id = $1", [f"{RES}:1"]
+        )
+        status = read_status(connection, tmp_path / "none")
+    assert {sae.sae_id: sae.scores.n_stale for sae in status.saes} == {RES: 1, MLP: 0}
+    page = rendered(render_status(status, FOLDER))
+    assert f"{RES}  1 overtaken by newer text, to be scored again" in page
+
+
 def test_a_perfect_score_falls_into_the_last_bin(tmp_path: Path) -> None:
     with make_database() as connection:
         connection.execute("UPDATE scores SET value = 1 WHERE metric = 'correlation'")

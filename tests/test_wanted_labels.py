@@ -187,6 +187,8 @@ def test_a_plan_says_what_it_is_and_can_be_cut() -> None:
         "1 have other contexts since they were labelled"
     )
     assert next(iter(plan.groups())) == (Why.NO_LABEL, "highlighted", {SAE: [2, 4]})
-    cut = plan.first(2)
-    assert (len(cut.wanted), cut.left) == (2, 1)
-    assert plan.first(None) is plan
+    now, later = plan.split(2)
+    assert [*now.wanted, *later.wanted] == wanted
+    assert len(now.wanted) == 2
+    everything, nothing = plan.split(None)
+    assert (list(everything.wanted), list(nothing.wanted)) == (wanted, [])
