@@ -73,12 +73,23 @@ def test_low_labels_get_another_candidate_a_run_until_there_are_enough(
     tmp_path: Path, features_a_round: int
 ) -> None:
     write_corpus(tmp_path, 200)
-    # The command itself, but that few features are enough for several rounds.
-    in_rounds = (
-        "from scopenote.flows import cli, label_corpus\n"
-        f"label_corpus._FEATURES_A_ROUND = {features_a_round}\n"
-        "cli.main()"
-    )
+    # The command itself, but that few features are enough for several rounds. The module of the
+    # flow loads Prefect, which may be loaded only once its home is set.
+    in_rounds = f"""
+from scopenote.flows import cli, prefect_home
+
+isolate_prefect = prefect_home.isolate_prefect
+
+def isolate_and_change(*arguments):
+    server = isolate_prefect(*arguments)
+    from scopenote.flows import label_corpus
+
+    label_corpus._FEATURES_A_ROUND = {features_a_round}
+    return server
+
+prefect_home.isolate_prefect = isolate_and_change
+cli.main()
+"""
     with serve(write_and_rate, keeps_requests=False) as fake:
         config = configure(
             tmp_path, fake, again="below = 0.99\ncandidates = 3", more="[budget]\ncalls = 9_999"
@@ -110,7 +121,7 @@ def spend_until_done(tmp_path: Path, concurrency: int, budget: str, measure: str
     write_corpus(tmp_path, 200)
     measured: list[Any] = [0]
     with serve(write_and_rate, keeps_requests=False) as fake:
-        config, run = configure(
+        config = configure(
             tmp_path, fake, chat=f"concurrency = {concurrency}", more=f"[budget]\n{budget}"
         )
         run = tmp_path / "run"
