@@ -40,6 +40,7 @@ def write_label(
     text: str,
     explanation: str | None = None,
     author: str | None = None,
+    saw_score: bool | None = None,
 ) -> Label:
     """Writes a person's label for a feature; it is then the one in force.
 
@@ -49,6 +50,7 @@ def write_label(
         text: the label; terminal escapes and what cannot be seen are left out of it.
         explanation: what it rests on.
         author: by default the login name.
+        saw_score: whether the author had looked at contexts of `score`; None where not known.
 
     Raises:
         UserMistake: no such feature; nothing to be seen in a text, or too much.
@@ -72,7 +74,7 @@ def write_label(
         source="human",
         author=who,
     )
-    write_to_inbox(folder.inbox, labels=[WrittenLabel.of(label, written_at)])
+    write_to_inbox(folder.inbox, labels=[WrittenLabel.of(label, written_at, saw_score)])
     return label
 
 

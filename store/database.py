@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 
+from .current_features import refresh_current_features
 from .errors import NewerDatabase, StoreError, UserMistake
 from .inbox import InboxFile, read_inbox
 from .inbox_rows import lay_over, use_catalogs
@@ -280,6 +281,7 @@ def check_version(connection: duckdb.DuckDBPyConnection, file: Path) -> int:
 
 def publish(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Gives readers the state as committed, whole: they see the old copy or the new one."""
+    refresh_current_features(connection)
     # Without the checkpoint the file lacks what still stands in the write-ahead log.
     connection.execute("FORCE CHECKPOINT")
     unfinished = folder / f".{PUBLISHED}.unfinished"

@@ -21,6 +21,7 @@ class ShownLabel:
 
     Attributes:
         model: which wrote it; None where none was asked.
+        saw_score: whether the person who wrote it had looked at contexts of `score`.
         n_up, n_down: votes for and against it.
     """
 
@@ -34,6 +35,7 @@ class ShownLabel:
     status: str
     reason: str | None
     created_at: datetime | None
+    saw_score: bool | None = None
     n_up: int = 0
     n_down: int = 0
 
@@ -64,7 +66,9 @@ def read_feature_labels(
     rows = connection.execute(
         f"""
         SELECT {columns}, coalesce(v.n_up, 0), coalesce(v.n_down, 0), c.label_id IS NOT NULL
-        FROM labels l LEFT JOIN current_labels c USING (label_id)
+        FROM labels l LEFT JOIN (
+            SELECT label_id FROM current_features WHERE sae_id = $sae AND feature = $feature
+        ) c USING (label_id)
         LEFT JOIN (
             SELECT label_id, count_if(vote > 0) AS n_up, count_if(vote < 0) AS n_down
             FROM votes GROUP BY label_id

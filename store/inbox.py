@@ -35,7 +35,11 @@ _NAME = re.compile(r"\d{8}T\d{12}Z-([0-9a-f]{16})\.json")
 
 @dataclass(frozen=True, slots=True)
 class WrittenLabel:
-    """A row of `labels` that a person wrote, or wrote again."""
+    """A row of `labels` that a person wrote, or wrote again.
+
+    Attributes:
+        saw_score: whether that person had looked at contexts of `score`; None where not said.
+    """
 
     label_id: str
     sae_id: str
@@ -50,9 +54,10 @@ class WrittenLabel:
     status: str
     reason: str | None
     created_at: datetime
+    saw_score: bool | None = None
 
     @classmethod
-    def of(cls, label: Label, created_at: datetime) -> WrittenLabel:
+    def of(cls, label: Label, created_at: datetime, saw_score: bool | None = None) -> WrittenLabel:
         """A label as it is written at this time."""
         return cls(
             label_id=label.label_id,
@@ -68,6 +73,7 @@ class WrittenLabel:
             status=label.status,
             reason=label.reason,
             created_at=created_at,
+            saw_score=saw_score,
         )
 
 

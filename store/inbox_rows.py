@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .current_features import has_features, lay_over_features
 from .inbox import InboxFile
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _LABEL = {
     **dict.fromkeys(("prompt_version", "source", "author", "status", "reason"), "VARCHAR"),
     **dict.fromkeys(("feature", "draw"), "INTEGER"),
     "created_at": "TIMESTAMPTZ",
+    "saw_score": "BOOLEAN",
 }
 _VOTE = {"label_id": "VARCHAR", "author": "VARCHAR", "vote": "INTEGER", "voted_at": "TIMESTAMPTZ"}
 
@@ -79,6 +81,8 @@ def lay_over(
     # Those of the database mean its own tables: made again they mean these.
     for (sql,) in views:
         connection.execute(sql)
+    if has_features(connection, published):
+        lay_over_features(connection, _OWN, published)
     return catalogs
 
 

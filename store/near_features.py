@@ -44,7 +44,8 @@ def read_neighbours(
     )
     labels = dict(
         connection.execute(
-            "SELECT feature, text FROM current_labels WHERE sae_id = $1 AND feature IN "
+            "SELECT feature, text FROM current_features "
+            "WHERE text IS NOT NULL AND sae_id = $1 AND feature IN "
             "(SELECT neighbour FROM neighbours WHERE sae_id = $1 AND feature = $2)",
             of_feature,
         ).fetchall()

@@ -270,6 +270,104 @@ MIGRATIONS: tuple[Migration, ...] = (
         FROM current_labels;
         """,
     ),
+    Migration(
+        "a row for each feature as it stands, and labels by people who had seen `score`",
+        """
+        DROP VIEW current_labels;
+        -- Whether who wrote it had looked at contexts of `score`; NULL: not a person, or not said.
+        ALTER TABLE labels ADD COLUMN saw_score BOOLEAN;
+
+        -- As it was, now with that column.
+        CREATE VIEW current_labels AS
+        WITH headline AS (
+            SELECT * FROM scores WHERE scorer = 'simulation' AND metric = 'correlation'
+        ),
+        chosen AS (
+            SELECT
+                l.*,
+                row_number() OVER (
+                    PARTITION BY l.sae_id, l.feature
+                    ORDER BY
+                        (l.source = 'human') DESC,
+                        CASE WHEN l.source = 'human' THEN l.created_at END DESC NULLS LAST,
+                        s.value DESC NULLS LAST,
+                        l.explainer,
+                        l.generation DESC,
+                        l.label_id
+                ) AS place
+            FROM labels l
+            LEFT JOIN (
+                SELECT label_id, max(value) AS value FROM headline
+                WHERE split = 'select' GROUP BY ALL
+            ) s USING (label_id)
+            WHERE l.status = 'done'
+        )
+        SELECT
+            c.* EXCLUDE (place),
+            h.simulator,
+            h.value AS score,
+            h.reason AS score_reason,
+            h.ci_low,
+            h.ci_high,
+            h.null_value,
+            h.lift,
+            h.lift_ci_low,
+            h.lift_ci_high,
+            h.lift_reason,
+            h.stale_since AS score_stale_since
+        FROM chosen c
+        LEFT JOIN (
+            SELECT * FROM headline WHERE split = 'score'
+            QUALIFY row_number() OVER (PARTITION BY label_id ORDER BY simulator) = 1
+        ) h USING (label_id)
+        WHERE place = 1;
+
+        -- Made anew from the other tables whenever a state is published: current_features.py.
+        CREATE TABLE current_features (
+            sae_id VARCHAR,
+            feature INTEGER,
+            n_active BIGINT,
+            density DOUBLE,
+            max_activation FLOAT,
+            label_id VARCHAR,          -- in force; NULL: none is
+            text VARCHAR,
+            explainer VARCHAR,
+            model VARCHAR,
+            source VARCHAR,
+            author VARCHAR,
+            created_at TIMESTAMPTZ,
+            simulator VARCHAR,         -- of its headline on `score`, as in current_labels
+            score DOUBLE,
+            score_reason VARCHAR,
+            ci_low DOUBLE,
+            ci_high DOUBLE,
+            null_value DOUBLE,
+            lift DOUBLE,
+            lift_ci_low DOUBLE,
+            lift_ci_high DOUBLE,
+            score_stale_since TIMESTAMPTZ,
+            -- How far apart the label's places are, 0 to 1, among those of its SAE, explainer and
+            -- simulator: by headline, and by mean AUROC of detection and fuzzing.
+            disagreement DOUBLE,
+            n_labels BIGINT,           -- proposed, in force or not
+            n_failed BIGINT,
+            failure VARCHAR,           -- why there is none in force, where one was tried
+            n_up BIGINT,               -- votes on the label in force
+            n_down BIGINT,
+            n_same BIGINT              -- other features of the SAE whose label says the same
+        );
+        CREATE TABLE headlines (
+            sae_id VARCHAR,
+            feature INTEGER,
+            explainer VARCHAR,
+            simulator VARCHAR,
+            scorer VARCHAR,            -- simulation, or shuffled_label: under another's label
+            value DOUBLE,
+            null_value DOUBLE,
+            lift DOUBLE
+        );
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

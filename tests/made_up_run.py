@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+from scopenote.store.current_features import refresh_current_features
 from scopenote.store.schema import MIGRATIONS, SCHEMA_VERSION
 
 RES, MLP = "toy-gemma-2/1-res-1k", "toy-gemma-2/1-mlp-1k"
@@ -38,6 +39,7 @@ def make_database(path: Path | str = ":memory:") -> duckdb.DuckDBPyConnection:
         columns = [each[0] for each in connection.execute(f"DESCRIBE {table}").fetchall()]
         named = ", ".join(columns[: len(of_table[0])])
         connection.execute(f"INSERT INTO {table} ({named}) VALUES {places}", values)
+    refresh_current_features(connection)
     return connection
 
 

@@ -1,0 +1,263 @@
+"""Features as a list that is searched, filtered, sorted and paged by the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from .records import FeatureId
+from .unit_names import unit_name
+
+if TYPE_CHECKING:
+    import duckdb
+
+PAGE_SIZE = 50
+LAST_PAGE = 10_000_000
+
+
+class Order(StrEnum):
+    """What a list is sorted by."""
+
+    FEATURE = "feature"
+    SCORE = "score"
+    LIFT = "lift"
+    DENSITY = "density"
+    PEAK = "peak"
+    LABEL = "label"
+    DISAGREEMENT = "disagreement"
+    SAME = "same"
+    VOTES = "votes"
+    CREATED = "created"
+
+
+class Labelled(StrEnum):
+    """Whose label is in force."""
+
+    ANY = "any"
+    YES = "yes"
+    NO = "no"
+    AUTO = "auto"
+    HUMAN = "human"
+    IMPORTED = "imported"
+
+
+class Queue(StrEnum):
+    """Features that somebody should look at first, and why."""
+
+    WORST = "worst"
+    LIFT = "lift"
+    UNLABELLED = "unlabelled"
+    DISAGREEING = "disagreeing"
+    COLLIDING = "colliding"
+    STALE = "stale"
+
+
+_ORDERS: Mapping[Order, tuple[str, bool]] = {
+    # The column, and whether its largest values come first.
+    Order.FEATURE: ("sae_id", False),
+    Order.SCORE: ("score", True),
+    Order.LIFT: ("lift", True),
+    Order.DENSITY: ("density", True),
+    Order.PEAK: ("max_activation", True),
+    Order.LABEL: ("lower(text)", False),
+    Order.DISAGREEMENT: ("disagreement", True),
+    Order.SAME: ("n_same", True),
+    Order.VOTES: ("n_up - n_down", True),
+    Order.CREATED: ("created_at", True),
+}
+
+_QUEUES: Mapping[Queue, tuple[str, str]] = {
+    # What is in it, and in which order.
+    Queue.WORST: ("score IS NOT NULL", "score, sae_id, feature"),
+    Queue.LIFT: ("lift IS NOT NULL", "lift DESC, sae_id, feature"),
+    Queue.UNLABELLED: ("label_id IS NULL AND n_active > 0", "n_active DESC, sae_id, feature"),
+    Queue.DISAGREEING: ("disagreement IS NOT NULL", "disagreement DESC, sae_id, feature"),
+    # Those of one text stand together.
+    Queue.COLLIDING: ("n_same > 0", "n_same DESC, sae_id, lower(trim(text)), feature"),
+    Queue.STALE: ("score_stale_since IS NOT NULL", "score_stale_since, sae_id, feature"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureQuery:
+    """Which features, in which order, and which page of them.
+
+    Attributes:
+        text: what the label contains, all words of it, in any case.
+        sae: an SAE's id, or how it begins.
+        explainer: who wrote the label in force.
+        min_score, max_score, min_lift, min_density, max_density: limits, inclusive.
+        queue: those of this queue only, in its order unless another is asked for.
+        reverse: the other way round.
+        page: from 1.
+    """
+
+    text: str = ""
+    sae: str = ""
+    explainer: str = ""
+    labelled: Labelled = Labelled.ANY
+    min_score: float | None = None
+    max_score: float | None = None
+    min_lift: float | None = None
+    min_density: float | None = None
+    max_density: float | None = None
+    min_disagreement: float | None = None
+    queue: Queue | None = None
+    order: Order | None = None
+    reverse: bool = False
+    page: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """A feature as lists show it; what is in force, and what it was scored.
+
+    Attributes:
+        label_id: None where no label is in force; `failure` may then say why.
+        disagreement: between scorers, 0 to 1; see `current_features` in the schema.
+        n_same: other features of the SAE whose label says the same.
+    """
+
+    sae_id: str
+    feature: int
+    n_active: int
+    density: float
+    max_activation: float | None
+    label_id: str | None
+    text: str | None
+    explainer: str | None
+    model: str | None
+    source: str | None
+    author: str | None
+    created_at: datetime | None
+    simulator: str | None
+    score: float | None
+    score_reason: str | None
+    ci_low: float | None
+    ci_high: float | None
+    null_value: float | None
+    lift: float | None
+    lift_ci_low: float | None
+    lift_ci_high: float | None
+    score_stale_since: datetime | None
+    disagreement: float | None
+    n_labels: int
+    n_failed: int
+    failure: str | None
+    n_up: int
+    n_down: int
+    n_same: int
+
+    @property
+    def feature_id(self) -> FeatureId:
+        """Its id."""
+        return FeatureId(self.sae_id, self.feature)
+
+    @property
+    def name(self) -> str:
+        """What people call it within its SAE."""
+        return unit_name(self.sae_id, self.feature)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureList:
+    """A page of a list.
+
+    Attributes:
+        n: how many features the whole list has.
+        n_pages: at least 1.
+    """
+
+    query: FeatureQuery
+    n: int
+    n_pages: int
+    rows: tuple[FeatureRow, ...]
+
+
+def read_feature_list(connection: duckdb.DuckDBPyConnection, query: FeatureQuery) -> FeatureList:
+    """The page of features that a query asks for."""
+    where, parameters = conditions(query)
+    ((n,),) = connection.execute(
+        f"SELECT count(*) FROM current_features WHERE {where}", parameters
+    ).fetchall()
+    n_pages = max(1, -(-n // PAGE_SIZE))
+    columns = ", ".join(field.name for field in fields(FeatureRow))
+    rows = connection.execute(
+        f"SELECT {columns} FROM current_features WHERE {where} "
+        f"ORDER BY {_order_by(query)} LIMIT {PAGE_SIZE} OFFSET {PAGE_SIZE * (query.page - 1)}",
+        parameters,
+    ).fetchall()
+    return FeatureList(query, n, n_pages, tuple(FeatureRow(*row) for row in rows))
+
+
+def read_feature_row(
+    connection: duckdb.DuckDBPyConnection, feature_id: FeatureId
+) -> FeatureRow | None:
+    """One feature as lists show it; None if there is none."""
+    columns = ", ".join(field.name for field in fields(FeatureRow))
+    rows = connection.execute(
+        f"SELECT {columns} FROM current_features WHERE sae_id = $1 AND feature = $2",
+        [feature_id.sae_id, feature_id.feature],
+    ).fetchall()
+    return FeatureRow(*rows[0]) if rows else None
+
+
+def count_queues(connection: duckdb.DuckDBPyConnection) -> dict[Queue, int]:
+    """How many features are in each queue."""
+    counts = ", ".join(f"count(*) FILTER ({where})" for where, _ in _QUEUES.values())
+    ((*found,),) = connection.execute(f"SELECT {counts} FROM current_features").fetchall()
+    return dict(zip(_QUEUES, found, strict=True))
+
+
+def conditions(query: FeatureQuery) -> tuple[str, dict[str, Any]]:
+    """The condition on rows of `current_features`, and its parameters."""
+    clauses: list[str] = []
+    parameters: dict[str, Any] = {}
+
+    def require(clause: str, **values: Any) -> None:
+        clauses.append(clause)
+        parameters.update(values)
+
+    for number, word in enumerate(query.text.split()):
+        name = f"word_{number}"
+        require(f"contains(lower(text), lower(${name}))", **{name: word})
+    if query.sae:
+        require("(sae_id = $sae OR starts_with(sae_id, $sae))", sae=query.sae)
+    if query.explainer:
+        require("explainer = $explainer", explainer=query.explainer)
+    match query.labelled:
+        case Labelled.ANY:
+            pass
+        case Labelled.YES:
+            require("label_id IS NOT NULL")
+        case Labelled.NO:
+            require("label_id IS NULL")
+        case source:
+            require("source = $source", source=str(source))
+    limits: Sequence[tuple[str, str, float | None]] = (
+        ("score >=", "min_score", query.min_score),
+        ("score <=", "max_score", query.max_score),
+        ("lift >=", "min_lift", query.min_lift),
+        ("density >=", "min_density", query.min_density),
+        ("density <=", "max_density", query.max_density),
+        ("disagreement >=", "min_disagreement", query.min_disagreement),
+    )
+    for comparison, name, value in limits:
+        if value is not None:
+            require(f"{comparison} ${name}", **{name: value})
+    if query.queue is not None:
+        require(_QUEUES[query.queue][0])
+    return " AND ".join(clauses) or "true", parameters
+
+
+def _order_by(query: FeatureQuery) -> str:
+    if query.order is None and query.queue is not None and not query.reverse:
+        return _QUEUES[query.queue][1]
+    column, is_falling = _ORDERS[query.order or Order.FEATURE]
+    direction = "DESC" if is_falling != query.reverse else "ASC"
+    if column == "sae_id":
+        return f"sae_id {direction}, feature {direction}"
+    return f"{column} {direction} NULLS LAST, sae_id, feature"
