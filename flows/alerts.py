@@ -45,7 +45,7 @@ def find_alerts(
     """
     return (
         *_failed(summary, report, error),
-        *_stalled(report),
+        *_stalled(summary, report),
         *_drifted(summary, settings),
         *_fallen(summary, settings),
         *_too_many_failures(summary, report, settings),
@@ -58,11 +58,14 @@ def _failed(summary: RunSummary, report: RunReport, error: Exception | None) -> 
         return
     if not isinstance(error, BudgetSpent):
         yield Alert(FAILED, f"the run failed: {summary.error}")
-    elif not _did_anything(report):
+    elif not _did_anything(report) and not any(each.n_calls for each in summary.cost):
         yield Alert("stalled", f"nothing could be done: {summary.error}")
 
 
-def _stalled(report: RunReport) -> Iterator[Alert]:
+def _stalled(summary: RunSummary, report: RunReport) -> Iterator[Alert]:
+    # Calls are on record: the next run goes on from there, also where no label was finished.
+    if any(each.n_calls for each in summary.cost):
+        return
     if any(stage.is_spent for stage in report.stages) and not _did_anything(report):
         n_left = max(stage.left for stage in report.stages)
         left = f", and {n_left:,} features are left" if n_left else ""

@@ -81,20 +81,19 @@ def calls_on(
         tally.add(call)
         before_usd += _cost(call, records, share)
     with Journal(record.journal, share.name) as journal:
-        yield SharedCalls(
-            client=RecordedClient(
-                client=client,
-                known=record.known,
-                journal=journal,
-                records=records,
-                budget=share.budget(model, records.prices, before_usd),
-                in_batches=record.in_batches,
-                tally=tally,
-                allowance=share.allowance(tally.n_calls),
-                under_way=record.under_way,
-            ),
-            share=share,
+        recorded = RecordedClient(
+            client=client,
+            known=record.known,
+            journal=journal,
+            records=records,
+            budget=share.budget(model, records.prices, before_usd),
+            in_batches=record.in_batches,
+            tally=tally,
+            allowance=share.allowance(tally.n_calls),
+            under_way=record.under_way,
         )
+        yield SharedCalls(recorded, share)
+        recorded.wait_for_calls()
 
 
 def _cost(call: Call, records: CallRecords, share: Share) -> Decimal:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
+from threading import Condition
 from typing import TYPE_CHECKING
 
 from ..store.errors import AllowanceSpent, EndpointRefuses, NotYetAnswered, RequestGivenUp
@@ -83,6 +84,8 @@ class RecordedClient:
     allowance: Allowance = field(default_factory=Allowance)
     under_way: dict[str, asyncio.Future[Call]] = field(default_factory=dict)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
+    _n_sent: int = 0
+    _all_ended: Condition = field(default_factory=Condition)
 
     async def ask(self, request: ChatRequest, n_static: int) -> Call:
         """What came of a request: a reply, or the error that it ended with.
@@ -129,6 +132,7 @@ class RecordedClient:
             self._settle(most_usd, Decimal(0))
             raise
         usd: Decimal | None = None  # of a call that is broken off nobody knows
+        self._count_sent(1)
         try:
             try:
                 reply = await self.client.complete(request)
@@ -145,6 +149,21 @@ class RecordedClient:
             return call
         finally:
             self._settle(most_usd, usd)
+            self._count_sent(-1)
+
+    def wait_for_calls(self) -> None:
+        """Waits in another thread than the loop's until no call is under way.
+
+        Whoever asks many things at once hears of the first error while the others are on their way,
+        and these will be paid for.
+        """
+        with self._all_ended:
+            self._all_ended.wait_for(lambda: self._n_sent == 0)
+
+    def _count_sent(self, n: int) -> None:
+        with self._all_ended:
+            self._n_sent += n
+            self._all_ended.notify_all()
 
     def _settle(self, most_usd: Decimal, usd: Decimal | None) -> None:
         if self.budget is not None:

@@ -155,6 +155,18 @@ def test_a_run_that_may_spend_nothing_more_is_noticed_though_it_read_text(
     assert end(connection, begin(connection), RunReport((read, spent, scored))).alerts == ()
 
 
+def test_calls_that_finished_no_label_are_something_all_the_same(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    run_id = begin(connection)
+    connection.execute(
+        "INSERT INTO calls (request_hash, purpose, model, created_at) "
+        "VALUES ('a', 'simulate', 'judge', now())"
+    )
+    spent = StageReport("score", "labels", 0, 40, is_spent=True)
+    assert end(connection, run_id, RunReport((spent,))).alerts == ()
+
+
 @pytest.mark.parametrize(("hours", "expected"), [(23, []), (30, ["stalled"])])
 def test_a_batch_that_should_be_done_by_now_raises_one(
     connection: duckdb.DuckDBPyConnection, hours: int, expected: list[str]

@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from scopenote.label.budget import Budget
+from scopenote.flows.event_loop import EventLoopThread
+from scopenote.label.budget import Allowance, Budget
 from scopenote.label.call_records import CallRecords, reason_of, to_record
 from scopenote.label.chat import ChatReply, ChatRequest, Message
 from scopenote.label.pricing import Price
@@ -17,6 +18,7 @@ from scopenote.label.recorded_client import RecordedClient, RecordReader
 from scopenote.store.calls import absorb_journals
 from scopenote.store.database import open_store, open_work, publish
 from scopenote.store.errors import (
+    AllowanceSpent,
     BudgetSpent,
     EndpointRefuses,
     NotYetAnswered,
@@ -219,3 +221,15 @@ def test_a_reader_of_the_record_asks_nobody_and_notes_what_is_wanted(tmp_path: P
     assert all(isinstance(answer, NotYetAnswered) for answer in answers[1:])
     expected = [to_record(request(text), 1) for text in ("new", "newer")]
     assert list(read_requests(tmp_path / "wanted")) == expected
+
+
+def test_calls_under_way_when_one_is_refused_are_waited_for_and_counted(tmp_path: Path) -> None:
+    async def ask_all(client: RecordedClient) -> None:
+        await asyncio.gather(*(client.ask(request(str(n)), 1) for n in range(12)))
+
+    with recorded(tmp_path) as (client, server), EventLoopThread() as loop:
+        client.allowance = Allowance(calls=10)
+        with pytest.raises(AllowanceSpent):
+            loop.submit(ask_all(client)).result()
+        client.wait_for_calls()
+        assert (client.tally.n_calls, len(server.asked)) == (10, 10)

@@ -1,0 +1,72 @@
+"""The list of features: searched, filtered, sorted, and the queues of those to look at first."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ...store.feature_list import (
+    LAST_PAGE,
+    FeatureQuery,
+    Labelled,
+    Order,
+    Queue,
+    count_queues,
+    read_feature_list,
+)
+from .pages import Connection, render
+
+router = APIRouter()
+
+
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+_EMPTY = BeforeValidator(_none_if_empty)
+_Limit = Annotated[float | None, Field(ge=-1e9, le=1e9, allow_inf_nan=False), _EMPTY]
+
+
+class ListQuery(BaseModel):
+    """What a list's address may ask for; a field of a form that was left empty asks for nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    q: Annotated[str, Field(max_length=200)] = ""
+    sae: Annotated[str, Field(max_length=200)] = ""
+    explainer: Annotated[str, Field(max_length=100)] = ""
+    labelled: Labelled = Labelled.ANY
+    min_score: _Limit = None
+    max_score: _Limit = None
+    min_lift: _Limit = None
+    min_density: _Limit = None
+    max_density: _Limit = None
+    min_disagreement: _Limit = None
+    queue: Annotated[Queue | None, _EMPTY] = None
+    sort: Annotated[Order | None, _EMPTY] = None
+    reverse: bool = False
+    page: Annotated[int, Field(ge=1, le=LAST_PAGE)] = 1
+
+    def as_query(self) -> FeatureQuery:
+        """For the store."""
+        values = self.model_dump(exclude={"q", "sort"})
+        return FeatureQuery(text=self.q, order=self.sort, **values)
+
+
+@router.get("/features")
+def features(
+    request: Request, connection: Connection, asked: Annotated[ListQuery, Query()]
+) -> HTMLResponse:
+    """A page of features."""
+    found = read_feature_list(connection, asked.as_query())
+    return render(
+        request,
+        "features.html",
+        title="Features",
+        found=found,
+        asked=asked,
+        queues=count_queues(connection),
+    )
