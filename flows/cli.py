@@ -18,6 +18,7 @@ from .hand_commands import label, vote
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule
+from .serve_command import serve
 from .stage_commands import RunnerName, run_shard, run_stage, run_whole_job
 from .terminal import answer, print_json, print_page
 from .working import published
@@ -308,6 +309,7 @@ app.command()(label)
 app.command()(vote)
 app.command()(runs)
 app.command()(schedule)
+app.command()(serve)
 app.command()(estimate)
 app.command()(replay)
 

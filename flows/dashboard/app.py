@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from ... import __version__
 from ...store.errors import ScopenoteError
-from . import list_page
+from . import api, list_page
 from .guard import Guard
 from .pages import show_error
 from .reader import Reader
@@ -46,5 +46,6 @@ def create_app(site: Site) -> FastAPI:
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     for kind in (ScopenoteError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, show_error)
+    app.include_router(api.router)
     app.include_router(list_page.router, include_in_schema=False)
     return app

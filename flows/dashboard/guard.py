@@ -68,7 +68,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if _name_of(host) not in self.site.hosts:
+        if self.site.hosts is not None and _name_of(host) not in self.site.hosts:
             return PlainTextResponse(
                 "This dashboard is not served under this name. Start it with `--host` and the "
                 "name or address that you open.\n",

@@ -16,7 +16,8 @@ class Site:
     Attributes:
         run: its folder.
         hosts: the names under which it may be asked for, without port; what comes under another
-            one comes from a page that has turned its own name to this machine.
+            one comes from a page that has turned its own name to this machine. None: any, where
+            a token is asked for.
         author: who writes labels and votes that name nobody.
         is_read_only: nothing may be written.
         token: what has to be shown once by whoever asks; None where only this machine can ask.
@@ -24,7 +25,7 @@ class Site:
     """
 
     run: Path
-    hosts: frozenset[str] = LOOPBACK
+    hosts: frozenset[str] | None = LOOPBACK
     author: str | None = None
     is_read_only: bool = False
     token: str | None = None
