@@ -31,7 +31,6 @@ PART_OF = {"pydantic_core": "pydantic"}
 BROUGHT_BY = {"httpx2": "huggingface_hub"}
 # Declared, and imported by no room.
 NOT_IMPORTED = {
-    "fastapi": "bounded, because Prefect dies on newer ones",
     "sqlalchemy": "bounded, because Prefect's schedules never fire on newer ones",
 }
 

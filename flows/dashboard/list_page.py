@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ...store.feature_list import (
     LAST_PAGE,
@@ -22,16 +22,11 @@ from .pages import Connection, render
 router = APIRouter()
 
 
-def _none_if_empty(value: object) -> object:
-    return None if value == "" else value
-
-
-_EMPTY = BeforeValidator(_none_if_empty)
-_Limit = Annotated[float | None, Field(ge=-1e9, le=1e9, allow_inf_nan=False), _EMPTY]
+_Limit = Annotated[float | None, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 
 
 class ListQuery(BaseModel):
-    """What a list's address may ask for; a field of a form that was left empty asks for nothing."""
+    """What a list's address may ask for."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,8 +40,8 @@ class ListQuery(BaseModel):
     min_density: _Limit = None
     max_density: _Limit = None
     min_disagreement: _Limit = None
-    queue: Annotated[Queue | None, _EMPTY] = None
-    sort: Annotated[Order | None, _EMPTY] = None
+    queue: Queue | None = None
+    sort: Order | None = None
     reverse: bool = False
     page: Annotated[int, Field(ge=1, le=LAST_PAGE)] = 1
 
@@ -56,9 +51,20 @@ class ListQuery(BaseModel):
         return FeatureQuery(text=self.q, order=self.sort, **values)
 
 
+class FormQuery(ListQuery):
+    """The same as a form sends it: a field that was left empty asks for nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return {name: value for name, value in given.items() if value != ""}
+        return given
+
+
 @router.get("/features")
 def features(
-    request: Request, connection: Connection, asked: Annotated[ListQuery, Query()]
+    request: Request, connection: Connection, asked: Annotated[FormQuery, Query()]
 ) -> HTMLResponse:
     """A page of features."""
     found = read_feature_list(connection, asked.as_query())
