@@ -3,7 +3,7 @@
 Every feature has its statistics, contexts, neighbours, labels with scores and some simulations;
 numbers and words are drawn by hashes, so that the same size is always the same database.
 
-    python tests/benchmarks/made_up_population.py RUN [--features N] [--width N] [--contexts N]
+    python tests/made_up_population.py RUN [--features N] [--width N] [--contexts N]
 """
 
 from __future__ import annotations
