@@ -87,6 +87,9 @@ def refresh_current_features(connection: duckdb.DuckDBPyConnection) -> bool:
     state = _fact(connection, "revision")
     if _fact(connection, _MADE_OF) == state and state is not None:
         return False
+    ((n_threads,),) = connection.execute("SELECT current_setting('threads')").fetchall()
+    # At a million features this takes seconds: readers keep half of the machine meanwhile.
+    connection.execute(f"SET threads = {max(1, n_threads // 2)}")
     connection.execute("BEGIN")
     try:
         for table, rows in _TABLES.items():
@@ -97,6 +100,8 @@ def refresh_current_features(connection: duckdb.DuckDBPyConnection) -> bool:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+    finally:
+        connection.execute(f"SET threads = {n_threads}")
     connection.execute("COMMIT")
     return True
 

@@ -31,6 +31,8 @@ INBOX = "inbox"
 
 # The fact in `meta` that changes with every absorption.
 REVISION = "revision"
+# What takes longer than two seconds would draw a bar on standard output.
+_QUIET = "SET enable_progress_bar = false"
 # What a published copy has in common with the working one.
 _STATE = (REVISION, "schema_version")
 # What the published copy is called in queries, as if it had been opened by itself.
@@ -147,6 +149,7 @@ class Store:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same state, for another thread; a context manager."""
         cursor = self.connection.cursor()
+        cursor.execute(_QUIET)
         # Which of the attached databases names are looked for in, each connection has to be told.
         if self._catalogs:
             use_catalogs(cursor, self._catalogs)
@@ -216,6 +219,7 @@ def _open(file: Path, written: Sequence[InboxFile]) -> Store:
     connection = duckdb.connect()
     quoted = str(file).replace("'", "''")
     try:
+        connection.execute(_QUIET)
         with _clear_refusals(file):
             connection.execute(f"ATTACH '{quoted}' AS {_CATALOG} (READ_ONLY, TYPE duckdb)")
         use_catalogs(connection, [_CATALOG])
@@ -233,6 +237,7 @@ def open_work(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     file = folder / WORK
     with _clear_refusals(file):
         connection = duckdb.connect(str(file))
+        connection.execute(_QUIET)
     try:
         migrate(connection, file)
         yield connection

@@ -17,7 +17,7 @@ from ...store.feature_list import (
     count_queues,
     read_feature_list,
 )
-from .pages import Connection, render
+from .pages import Connection, reader_of, render
 
 router = APIRouter()
 
@@ -74,5 +74,5 @@ def features(
         title="Features",
         found=found,
         asked=asked,
-        queues=count_queues(connection),
+        queues=reader_of(request).remember("queues", connection, count_queues),
     )

@@ -39,9 +39,14 @@ def site_of(request: Request) -> Site:
     return found
 
 
+def reader_of(request: Request) -> Reader:
+    """What opens the run for requests."""
+    found: Reader = request.app.state.reader
+    return found
+
+
 def _connected(request: Request) -> Iterator[duckdb.DuckDBPyConnection]:
-    reader: Reader = request.app.state.reader
-    with reader.connection() as connection:
+    with reader_of(request).connection() as connection:
         yield connection
 
 

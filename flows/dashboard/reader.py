@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ...store.database import INBOX, PUBLISHED, Store, open_store
 from ...store.errors import StoreError
@@ -15,6 +15,9 @@ from ...store.inbox import inbox_names
 
 if TYPE_CHECKING:
     import duckdb
+
+
+T = TypeVar("T")
 
 
 class _Opened:
@@ -25,6 +28,7 @@ class _Opened:
         self.state = state
         self.n_readers = 0
         self.is_past = False
+        self.remembered: dict[str, object] = {}
 
     def close_if_done(self) -> None:
         if self.is_past and not self.n_readers:
@@ -59,10 +63,25 @@ class Reader:
                 opened.n_readers -= 1
                 opened.close_if_done()
 
-    @property
-    def state(self) -> str:
-        """A name of what is there now; another one after each publication and each writing."""
-        return "-".join(map(str, map(hash, (self._state(),))))
+    def remember(
+        self, what: str, connection: duckdb.DuckDBPyConnection, read: Callable[..., T]
+    ) -> T:
+        """What is read from the newest state, which is asked once as long as it is the same.
+
+        Args:
+            what: a name of it.
+            connection: that this reader gave.
+            read: takes the connection.
+        """
+        with self._lock:
+            opened = self._opened
+        if opened is None:
+            return read(connection)
+        if what not in opened.remembered:
+            # Two requests may work it out at once: that does no harm.
+            opened.remembered[what] = read(connection)
+        found: T = opened.remembered[what]  # type: ignore[assignment]
+        return found
 
     def close(self) -> None:
         """Lets the database go as soon as the last request has ended."""
