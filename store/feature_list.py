@@ -205,6 +205,23 @@ def read_feature_row(
     return FeatureRow(*rows[0]) if rows else None
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What lists can be filtered by."""
+
+    sae_ids: tuple[str, ...]
+    explainers: tuple[str, ...]
+
+
+def read_choices(connection: duckdb.DuckDBPyConnection) -> Choices:
+    """The SAEs there are, and who wrote labels that are in force."""
+    saes = connection.execute("SELECT sae_id FROM saes ORDER BY layer, sae_id").fetchall()
+    explainers = connection.execute(
+        "SELECT DISTINCT explainer FROM current_features WHERE explainer IS NOT NULL ORDER BY ALL"
+    ).fetchall()
+    return Choices(tuple(each for (each,) in saes), tuple(each for (each,) in explainers))
+
+
 def count_queues(connection: duckdb.DuckDBPyConnection) -> dict[Queue, int]:
     """How many features are in each queue."""
     counts = ", ".join(f"count(*) FILTER ({where})" for where, _ in _QUEUES.values())

@@ -15,6 +15,7 @@ from ...store.feature_list import (
     Order,
     Queue,
     count_queues,
+    read_choices,
     read_feature_list,
 )
 from .pages import Connection, reader_of, render
@@ -68,11 +69,13 @@ def features(
 ) -> HTMLResponse:
     """A page of features."""
     found = read_feature_list(connection, asked.as_query())
+    reader = reader_of(request)
     return render(
         request,
         "features.html",
         title="Features",
         found=found,
         asked=asked,
-        queues=reader_of(request).remember("queues", connection, count_queues),
+        queues=reader.remember("queues", connection, count_queues),
+        choices=reader.remember("choices", connection, read_choices),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+_MEMORY = "2GB"
 
 
 class _Opened:
@@ -107,6 +109,9 @@ class Reader:
             if self._opened is not None:
                 self._opened.is_past = True
                 self._opened.close_if_done()
+            # Sorting a million features takes a tenth of it; the rest keeps what was read.
+            store.connection.execute(f"SET memory_limit = '{_MEMORY}'")
+            store.connection.execute("SET temp_directory = $1", [tempfile.gettempdir()])
             self._opened = _Opened(store, state)
         return self._opened
 
