@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 
 from .. import __version__
 from ..store.absorb import absorb_inbox, remove_absorbed
+from ..store.current_features import refresh_current_features
 from ..store.database import open_work, publish, transaction
 from ..store.errors import StoreError
 from ..store.label_history import append_history
@@ -115,6 +116,7 @@ def _end(
             append_history(work, run.run_id)
             content = {**run.report.as_dict(), REPORT: summary.as_dict()}
             end_run(work, run.run_id, status, content)
+        refresh_current_features(work, whole=True)
         # Of a run that failed before it had collected anything there is nothing to read.
         if error is None or folder.database.exists():
             publish(work, folder.path)

@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from .current_features import note_touched
 from .database import REVISION, get_meta, now, set_meta, transaction
 from .errors import PartConflict
 from .inbox import inbox_names, read_inbox
@@ -121,6 +122,7 @@ def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: st
     absorbed = absorbed_ids(connection)
     new = [part for part in found if part.part_id not in absorbed]
     if new:
+        before = get_meta(connection, REVISION)
         with transaction(connection):
             for table, key in _RESULT_TABLES[stage].items():
                 files = [str(part.file(table)) for part in new]
@@ -142,9 +144,27 @@ def absorb_results(connection: duckdb.DuckDBPyConnection, parts: Path, stage: st
             for part in new:
                 _record_part(connection, part)
             _note_checked(connection, new)
+            _note_features(connection, before, new, stage)
     for part in found:
         shutil.rmtree(part.folder)
     return len(new)
+
+
+def _note_features(
+    connection: duckdb.DuckDBPyConnection, before: str | None, parts: Sequence[Part], stage: str
+) -> None:
+    """Notes whose labels or scores these parts have brought."""
+    tables = _RESULT_TABLES[stage]
+    keys = "SELECT sae_id, feature FROM labels WHERE false"
+    files: list[Any] = []
+    if "labels" in tables or "scores" in tables:
+        table = "labels" if "labels" in tables else "scores"
+        keys = (
+            "SELECT sae_id, feature FROM labels "
+            "WHERE label_id IN (SELECT label_id FROM read_parquet(?))"
+        )
+        files = [[str(part.file(table)) for part in parts]]
+    note_touched(connection, before, keys, files)
 
 
 def _note_checked(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> None:
@@ -160,6 +180,13 @@ def _note_checked(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) 
         )
 
 
+# Of labels with these ids, as JSON.
+_WRITTEN = (
+    "SELECT sae_id, feature FROM labels "
+    "WHERE label_id IN (SELECT unnest(from_json(?, '[\"VARCHAR\"]')))"
+)
+
+
 def absorb_inbox(connection: duckdb.DuckDBPyConnection, inbox: Path) -> int:
     """Merges what people wrote into the tables, all in one transaction; how many files it was.
 
@@ -170,6 +197,9 @@ def absorb_inbox(connection: duckdb.DuckDBPyConnection, inbox: Path) -> int:
     new = [file for file in read_inbox(inbox) if file.name not in absorbed]
     if new:
         names = [file.name for file in new]
+        before = get_meta(connection, REVISION)
+        rows = [row for file in new for row in (*file.labels, *file.votes)]
+        written = [row["label_id"] for row in rows]
         with transaction(connection):
             merge_rows(connection, new)
             connection.execute(
@@ -177,6 +207,7 @@ def absorb_inbox(connection: duckdb.DuckDBPyConnection, inbox: Path) -> int:
                 {"names": names, "now": now()},
             )
             set_meta(connection, REVISION, content_hash(names))
+            note_touched(connection, before, _WRITTEN, [json.dumps(written)])
     return len(new)
 
 

@@ -7,12 +7,21 @@ the other tables, and are made anew whenever a state is published.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import duckdb
 
+# Facts in `meta`, each a revision: that the rows are of; that all of them were last made of at
+# once; and up to which all that changed since is noted in `touched_features`.
+_REVISION = "revision"
 _MADE_OF = "current_features_of"
+_WHOLE_OF = "current_features_whole"
+_NOTED_TO = "touched_features_to"
+# A memory beside the working copy.
+_ASIDE = "aside"
 
 # What labels say apart from case and white space, for those that say the same.
 _SAME_TEXT = r"lower(trim(regexp_replace(text, '\s+', ' ', 'g')))"
@@ -75,35 +84,150 @@ _HEADLINES = """
 _TABLES = {"current_features": _ROWS, "headlines": _HEADLINES}
 
 
-def refresh_current_features(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Makes both tables anew where the state is another than they were made of.
+def refresh_current_features(connection: duckdb.DuckDBPyConnection, whole: bool = False) -> bool:
+    """Makes both tables say what the others do, where the state is another than they were made of.
+
+    Where all that has changed since is noted (`note_touched`), only those features' rows are made
+    anew. What compares a label with all others then waits for the next time that all are:
+    `disagreement` is NULL for these labels, and `n_same` as it was for others that say the same.
 
     Args:
         connection: the working copy, outside a transaction.
+        whole: make all rows anew if only some were since the last time.
 
     Returns:
-        Whether they had to be.
+        Whether there was anything to do.
     """
-    state = _fact(connection, "revision")
-    if _fact(connection, _MADE_OF) == state and state is not None:
+    state = _fact(connection, _REVISION)
+    made_of, begun_at = _fact(connection, _MADE_OF), _fact(connection, _WHOLE_OF)
+    if state is not None and state == (begun_at if whole else made_of):
         return False
+    has_noted_all = made_of is not None and state == _fact(connection, _NOTED_TO)
     ((n_threads,),) = connection.execute("SELECT current_setting('threads')").fetchall()
     # At a million features this takes seconds: readers keep half of the machine meanwhile.
     connection.execute(f"SET threads = {max(1, n_threads // 2)}")
+    try:
+        if has_noted_all and not whole:
+            # Aside: in one transaction DuckDB writes to one database only.
+            connection.execute(f"ATTACH ':memory:' AS {_ASIDE}")
+            _make_touched_aside(connection)
+            with _all_or_nothing(connection):
+                _renew_touched(connection)
+                _note_made(connection, state)
+        else:
+            with _all_or_nothing(connection):
+                for table, rows in _TABLES.items():
+                    connection.execute(f"DELETE FROM {table}")
+                    connection.execute(f"INSERT INTO {table} BY NAME {rows}")
+                _set_fact(connection, _WHOLE_OF, state)
+                _note_made(connection, state)
+    finally:
+        connection.execute(f"DETACH DATABASE IF EXISTS {_ASIDE}")
+        connection.execute(f"SET threads = {n_threads}")
+    return True
+
+
+def _note_made(connection: duckdb.DuckDBPyConnection, state: str | None) -> None:
+    connection.execute("DELETE FROM touched_features")
+    for fact in (_MADE_OF, _NOTED_TO):
+        _set_fact(connection, fact, state)
+
+
+@contextmanager
+def _all_or_nothing(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     connection.execute("BEGIN")
     try:
-        for table, rows in _TABLES.items():
-            connection.execute(f"DELETE FROM {table}")
-            connection.execute(f"INSERT INTO {table} BY NAME {rows}")
-        if state is not None:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [_MADE_OF, state])
+        yield
     except BaseException:
         connection.execute("ROLLBACK")
         raise
-    finally:
-        connection.execute(f"SET threads = {n_threads}")
     connection.execute("COMMIT")
-    return True
+
+
+def note_touched(
+    connection: duckdb.DuckDBPyConnection, before: str | None, keys: str, values: list[Any]
+) -> None:
+    """Notes which features the change is about that has just been made; within its transaction.
+
+    Args:
+        connection: the working copy, with its new revision set.
+        before: the revision before that change.
+        keys: a query for `sae_id, feature` of them.
+        values: its parameters.
+    """
+    # Whatever changed without being noted breaks the chain, and all rows are made anew.
+    if before is not None and before == _fact(connection, _NOTED_TO):
+        connection.execute(f"INSERT INTO touched_features SELECT DISTINCT * FROM ({keys})", values)
+        _set_fact(connection, _NOTED_TO, _fact(connection, _REVISION))
+
+
+def _make_touched_aside(connection: duckdb.DuckDBPyConnection) -> None:
+    ((here,),) = connection.execute("SELECT current_database()").fetchall()
+    ((view,),) = connection.execute(_VIEW, [here]).fetchall()
+    _make_touched(connection, f"{_ASIDE}.main", "SELECT DISTINCT * FROM touched_features", view)
+    connection.execute(
+        f"""
+        UPDATE {_ASIDE}.main.current_features AS t SET disagreement = NULL,
+            n_same = n_same
+                + {_same_as("t", f"{here}.main.current_features", f"{_ASIDE}.main.keys")}
+        """
+    )
+
+
+def _renew_touched(connection: duckdb.DuckDBPyConnection) -> None:
+    for table in _TABLES:
+        connection.execute(
+            f"""
+            DELETE FROM {table} WHERE (sae_id, feature) IN (FROM {_ASIDE}.main.keys);
+            INSERT INTO {table} BY NAME FROM {_ASIDE}.main.{table};
+            """
+        )
+
+
+# The definition of the view, which is made again over a few rows.
+_VIEW = (
+    "SELECT sql FROM duckdb_views() WHERE database_name = ? AND schema_name = 'main' "
+    "AND view_name = 'current_labels'"
+)
+
+
+def _make_touched(connection: duckdb.DuckDBPyConnection, schema: str, keys: str, view: str) -> None:
+    """Works out the rows of a few features in a schema of their own, from copies of what they need.
+
+    Args:
+        connection: where unqualified names mean the tables as they are to be read.
+        schema: with its catalog; it is there, and empty.
+        keys: a query for `sae_id, feature` of the features.
+        view: the definition of `current_labels`.
+    """
+    ((path,),) = connection.execute("SELECT current_setting('search_path')").fetchall()
+    connection.execute(f"CREATE TABLE {schema}.keys AS {keys}")
+    for table, among, key in (
+        ("features", "keys", "sae_id, feature"),
+        ("labels", "keys", "sae_id, feature"),
+        ("scores", "labels", "label_id"),
+        ("votes", "labels", "label_id"),
+    ):
+        connection.execute(
+            f"CREATE TABLE {schema}.{table} AS "
+            f"FROM {table} SEMI JOIN {schema}.{among} USING ({key})"
+        )
+    connection.execute(f"SET search_path = '{schema}'")
+    try:
+        connection.execute(view)
+        for table, rows in _TABLES.items():
+            connection.execute(f"CREATE TABLE {schema}.{table} AS {rows}")
+    finally:
+        connection.execute(f"SET search_path = '{path}'")
+
+
+def _same_as(row: str, others: str, keys: str) -> str:
+    """How many rows of another table, of the same SAE and not of these keys, have a row's text."""
+    theirs, ours = (_SAME_TEXT.replace("text", f"{name}.text") for name in ("o", row))
+    return (
+        f"(SELECT count(*) FROM {others} o WHERE o.sae_id = {row}.sae_id "
+        f"AND (o.sae_id, o.feature) NOT IN (FROM {keys}) AND {theirs} = {ours})"
+    )
 
 
 def lay_over_features(connection: duckdb.DuckDBPyConnection, own: str, published: str) -> None:
@@ -118,45 +242,21 @@ def lay_over_features(connection: duckdb.DuckDBPyConnection, own: str, published
         own: that memory's catalog, with tables `inbox_labels` and `inbox_votes`.
         published: the catalog of the database.
     """
-    ((view,),) = connection.execute(
-        "SELECT sql FROM duckdb_views() WHERE database_name = ? AND view_name = 'current_labels'",
-        [published],
-    ).fetchall()
-    ((path,),) = connection.execute("SELECT current_setting('search_path')").fetchall()
-    connection.execute(
-        f"""
-        CREATE SCHEMA {own}.touched;
-        CREATE TABLE {own}.touched.keys AS
+    ((view,),) = connection.execute(_VIEW, [published]).fetchall()
+    connection.execute(f"CREATE SCHEMA {own}.touched")
+    keys = f"""
         SELECT DISTINCT sae_id, feature FROM labels
         WHERE label_id IN (FROM (SELECT label_id FROM {own}.main.inbox_labels UNION
-                                 SELECT label_id FROM {own}.main.inbox_votes));
-        """
-    )
-    for table, key in (
-        ("features", "sae_id, feature"),
-        ("labels", "sae_id, feature"),
-        ("scores", "label_id"),
-        ("votes", "label_id"),
-    ):
-        among = "keys" if table in ("features", "labels") else "labels"
-        connection.execute(
-            f"CREATE TABLE {own}.touched.{table} AS "
-            f"FROM {table} SEMI JOIN {own}.touched.{among} USING ({key})"
-        )
-    connection.execute(f"SET search_path = '{own}.touched'")
-    connection.execute(view)
-    connection.execute(f"CREATE TABLE {own}.touched.current_features AS {_ROWS}")
-    connection.execute(f"SET search_path = '{path}'")
+                                 SELECT label_id FROM {own}.main.inbox_votes))
+    """
+    _make_touched(connection, f"{own}.touched", keys, view)
     connection.execute(
         f"""
         UPDATE {own}.touched.current_features AS t SET disagreement = (
             SELECT disagreement FROM {published}.main.current_features p
             WHERE p.sae_id = t.sae_id AND p.feature = t.feature AND p.label_id = t.label_id
-        ), n_same = (
-            SELECT count(*) FROM {published}.main.current_features p
-            WHERE p.sae_id = t.sae_id AND p.feature <> t.feature
-                AND {_SAME_TEXT.replace("text", "p.text")} = {_SAME_TEXT.replace("text", "t.text")}
-        );
+        ), n_same = n_same
+            + {_same_as("t", f"{published}.main.current_features", f"{own}.touched.keys")};
         CREATE VIEW {own}.main.current_features AS
         FROM {published}.main.current_features
         ANTI JOIN {own}.touched.keys USING (sae_id, feature)
@@ -177,3 +277,10 @@ def has_features(connection: duckdb.DuckDBPyConnection, catalog: str) -> bool:
 def _fact(connection: duckdb.DuckDBPyConnection, key: str) -> str | None:
     rows = connection.execute("SELECT value FROM meta WHERE key = ?", [key]).fetchall()
     return rows[0][0] if rows else None
+
+
+def _set_fact(connection: duckdb.DuckDBPyConnection, key: str, value: str | None) -> None:
+    if value is None:
+        connection.execute("DELETE FROM meta WHERE key = ?", [key])
+    else:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])

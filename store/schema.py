@@ -356,6 +356,8 @@ MIGRATIONS: tuple[Migration, ...] = (
             n_down BIGINT,
             n_same BIGINT              -- other features of the SAE whose label says the same
         );
+        -- Whose rows there and here are to be made anew, since the state they were made of.
+        CREATE TABLE touched_features (sae_id VARCHAR, feature INTEGER);
         CREATE TABLE headlines (
             sae_id VARCHAR,
             feature INTEGER,

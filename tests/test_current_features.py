@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from scopenote.store.absorb import absorb_inbox, absorb_results
 from scopenote.store.current_features import refresh_current_features
 from scopenote.store.database import open_store, open_work, publish, set_meta
 from scopenote.store.feature_list import (
@@ -23,7 +24,10 @@ from scopenote.store.feature_list import (
     read_feature_row,
 )
 from scopenote.store.inbox import Vote, WrittenLabel, write_to_inbox
-from scopenote.store.records import FeatureId, Label
+from scopenote.store.labels import label_tables
+from scopenote.store.parts import write_part
+from scopenote.store.records import FeatureId, Label, Score
+from scopenote.store.scores import score_tables
 
 from .made_up_run import FAILED, MLP, NEVER_ACTIVE, RES, UNDEFINED, WIDTH, make_database
 
@@ -40,6 +44,7 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 def run(tmp_path: Path) -> Path:
     make_database(tmp_path / "work.duckdb").close()
     with open_work(tmp_path) as work:
+        set_meta(work, "revision", "made up")
         publish(work, tmp_path)
     return tmp_path
 
@@ -274,3 +279,90 @@ def test_queues_hold_what_their_names_say(connection: duckdb.DuckDBPyConnection)
     assert apart == sorted(apart, reverse=True) and apart[0] > 0.5
     assert all(row.n_same > 0 for row in lists[Queue.COLLIDING].rows)
     assert lists[Queue.STALE].n == 0
+
+
+def absorb_labels(run: Path, features: tuple[int, ...], draw: int, text: str) -> None:
+    """Labels of these features as a run absorbs them, with scores that are above all others."""
+    labels = [
+        Label(FeatureId(RES, feature), text, None, "model", "1", (), draw=draw)
+        for feature in features
+    ]
+    scores = [
+        Score(each.label_id, "simulation", "judge", "correlation", split, 0.999)
+        for each in labels
+        for split in ("select", "score")
+    ]
+    with open_work(run) as work:
+        for stage, tables in (
+            ("explain", label_tables(labels, "r3", LATER)),
+            ("score", score_tables(scores, [], "r3")),
+        ):
+            write_part(run / "parts", f"{stage}-{draw}", stage, tables, {})
+            assert absorb_results(work, run / "parts", stage) == 1
+
+
+# What compares a label with all others, which waits until all rows are made anew.
+COMPARED = "disagreement, n_same"
+
+
+def all_rows(run: Path, table: str, without: str = COMPARED) -> list[tuple[Any, ...]]:
+    with open_work(run) as work:
+        columns = f"* EXCLUDE ({without})" if table == "current_features" else "*"
+        return work.execute(f"SELECT {columns} FROM {table} ORDER BY ALL").fetchall()
+
+
+def test_rows_of_what_was_absorbed_are_those_that_making_all_anew_gives(run: Path) -> None:
+    (run / "parts").mkdir()
+    for draw, features in enumerate([(1, 2, FAILED), (2, 3), ()]):
+        absorb_labels(run, features, draw, f"text {draw}")
+        with open_work(run) as work:
+            assert refresh_current_features(work)
+            noted = work.execute("SELECT count(*) FROM touched_features").fetchall()
+            assert noted == [(0,)]
+    some = {table: all_rows(run, table) for table in ("current_features", "headlines")}
+    with open_work(run) as work:
+        row = read_feature_row(work, FeatureId(RES, 2))
+        assert row is not None and row.text in ("text 0", "text 1") and row.score == 0.999
+        alike = [read_feature_row(work, FeatureId(RES, feature)) for feature in (1, 2, 3)]
+        assert refresh_current_features(work, whole=True)
+        assert not refresh_current_features(work, whole=True)
+        # Of the rows that were made anew last the comparison with all others is right as well.
+        assert [read_feature_row(work, FeatureId(RES, feature)) for feature in (2, 3)] == alike[1:]
+    assert {table: all_rows(run, table) for table in some} == some
+
+
+def test_only_the_rows_that_changed_are_made_anew_while_a_run_is_at_work(run: Path) -> None:
+    (run / "parts").mkdir()
+    with open_work(run) as work:
+        # A mark that only making all rows anew would remove.
+        work.execute("UPDATE current_features SET author = 'mark' WHERE sae_id = $1", [MLP])
+    absorb_labels(run, (1,), 0, "new")
+    with open_work(run) as work:
+        publish(work, run)
+        marked = "SELECT count(*) FROM current_features WHERE author = 'mark'"
+        assert work.execute(marked).fetchall() == [(WIDTH,)]
+        refresh_current_features(work, whole=True)
+        assert work.execute(marked).fetchall() == [(0,)]
+
+
+def test_what_changed_without_being_noted_has_all_rows_made_anew(run: Path) -> None:
+    (run / "parts").mkdir()
+    with open_work(run) as work:
+        work.execute("UPDATE labels SET text = 'by hand' WHERE feature = 8")
+        set_meta(work, "revision", "somebody else's")
+    absorb_labels(run, (1,), 0, "new")
+    with open_work(run) as work:
+        refresh_current_features(work)
+        row = read_feature_row(work, FeatureId(RES, 8))
+        assert row is not None and row.text == "by hand"
+
+
+def test_labels_by_people_that_are_absorbed_count(run: Path) -> None:
+    own = written(3, "mine")
+    write_to_inbox(run / "inbox", labels=[own], votes=[Vote(own.label_id, "bob", -1, LATER)])
+    with open_work(run) as work:
+        assert absorb_inbox(work, run / "inbox") == 1
+        refresh_current_features(work)
+        row = read_feature_row(work, FeatureId(RES, 3))
+        assert row is not None
+        assert (row.text, row.author, row.n_down) == ("mine", "ada", 1)
