@@ -128,3 +128,20 @@ def test_where_a_token_is_asked_for_any_name_will_do() -> None:
     client = guarded(token=TOKEN, hosts=None)
     own = {"authorization": f"Bearer {TOKEN}", "host": "gpu-7.lab.example:8400"}
     assert client.get("/x", headers=own).status_code == 200
+
+
+def test_a_defect_is_said_without_its_details_and_with_the_same_headers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    def fail() -> None:
+        raise RuntimeError("secret details")
+
+    app.add_middleware(Guard, site=Site(Path("run")))
+    answer = TestClient(app, base_url="http://localhost").get("/")
+    assert answer.status_code == 500
+    assert "defect" in answer.text and "secret" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "secret details" in caplog.text

@@ -9,6 +9,7 @@ secret, and the browser says where a form came from).
 from __future__ import annotations
 
 import hmac
+import logging
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -37,6 +38,12 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 _READING = ("GET", "HEAD")
+_LOG = logging.getLogger("uvicorn.error")
+_DEFECT = PlainTextResponse(
+    "This is a defect of Scopenote, not of yours. Please report it with the lines that "
+    "`scopenote serve` has printed.\n",
+    status_code=500,
+)
 
 
 class Guard:
@@ -53,8 +60,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        has_begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
@@ -63,7 +74,13 @@ class Guard:
             await send(message)
 
         answer: ASGIApp = self._refusal(scope) or self.app
-        await answer(scope, receive, send_guarded)
+        try:
+            await answer(scope, receive, send_guarded)
+        except Exception:
+            # Here, since what is outside of this would answer without these headers.
+            _LOG.exception("%s %s", scope["method"], scope["path"])
+            if not has_begun:
+                await _DEFECT(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
