@@ -298,6 +298,7 @@ def _next_steps(
     ):
         for label in labels[:1]:
             yield from _suggestion(what, f"{program} show {run} {shell_quoted(label.feature)}")
+    yield from _suggestion("all of it in a browser", f"{program} serve {run}")
     yield from _suggestion("how the run stands", f"{program} status {run}")
 
 
