@@ -5,21 +5,30 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
+from scopenote.extract.models import load_model
+from scopenote.extract.neurons import thresholds_table
 from scopenote.extract.own_text import OwnText
+from scopenote.extract.saes import load_sae
+from scopenote.flows.collect_setup import sae_sources
+from scopenote.flows.config import SaesSection, demo_config, load_config
 from scopenote.flows.dashboard import tried_model as module
 from scopenote.flows.dashboard.app import create_app
 from scopenote.flows.dashboard.site import Site
 from scopenote.flows.dashboard.tried_model import ModelBusy, TriedModel
 from scopenote.flows.dashboard.tried_results import shade_level, shade_text
 from scopenote.store.errors import SaeError, UserMistake
+from scopenote.store.parts import write_part
 from scopenote.store.records import FeatureId
+from scopenote.store.run_folder import RunFolder
 from scopenote.store.tried_feature import TriedFeature, read_tried_feature
 
 from .asking_runs import rows
@@ -313,6 +322,33 @@ def test_an_sae_that_has_changed_since_is_refused(collected: Path, tried: TriedF
     other = TriedFeature(tried.feature_id, tried.source, "another", 10.0, None)
     with pytest.raises(SaeError, match="no longer the one"):
         TriedModel(collected).read_text(other, "a")
+
+
+def test_neurons_are_tried_with_the_thresholds_of_this_run(tmp_path: Path) -> None:
+    config = demo_config()
+    neurons = SaesSection.model_validate({"paths": ["1-mlp-neurons"]})
+    folder = RunFolder(tmp_path).create()
+    folder.write_config(config.model_copy(update={"saes": neurons}).to_toml())
+    for name, layer, threshold in (("a", 1, 0.5), ("b", 1, 0.0), ("c", 0, 0.0)):
+        table = thresholds_table(np.full(256, threshold, np.float32))
+        write_part(
+            folder.parts, f"neurons-{name}", "neurons", {"thresholds": table}, {"layer": layer}
+        )
+    model = load_model("toy", [])
+    source = replace(
+        sae_sources(load_config(folder.config_file))[0],
+        path=folder.parts / "neurons-b" / "thresholds.parquet",
+    )
+    sae = load_sae(source, model.config)
+    tried = TriedFeature(FeatureId(sae.sae_id, 7), "1-mlp-neurons", sae.content_hash, None, None)
+    found = TriedModel(tmp_path).read_text(tried, TEXT)
+    site = sae.site
+    ids = model.tokenizer(TEXT, add_special_tokens=False).input_ids
+    x = model.read_sites(torch.tensor([[model.tokenizer.bos_token_id, *ids]]), [site])[site]
+    # The fourth neuron where it is negative.
+    expected = (-x[0, 1:, 3]).clamp(min=0).numpy()
+    assert (expected > 0).any()
+    np.testing.assert_allclose(found.activations[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_two_saes_are_kept_and_the_model_is_loaded_once(
