@@ -118,11 +118,6 @@ def clamp(coordinate: int, value: float) -> Change:
     return change
 
 
-def steer(direction: Float[torch.Tensor, " D"], strength: float) -> Change:
-    """Adds strength times a direction, such as a feature's decoder row, at every position."""
-    return lambda x: x + strength * direction.to(x)
-
-
 # --- what comes of it ---------------------------------------------------------------------
 
 

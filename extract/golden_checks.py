@@ -25,13 +25,12 @@ from .golden import (
     measure_text_fidelity,
     next_token_probabilities,
     read_site,
-    steer,
 )
 from .local_files import find_local_sae, read_sae_shapes
 from .sae_sources import locate_sae
 from .saes import Sae, load_sae
 from .sites import Site, SiteKind
-from .splicing import Change, splice
+from .splicing import Change, splice, steer
 
 Number = float | list[int]
 """A measured or published number; the shape of an array is a list."""

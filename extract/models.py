@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -215,17 +215,22 @@ def load_token_pieces(tokenizer: Any) -> list[tuple[int, str, bytes]]:
     character has no text of its own: it is written `<0xE2>`, as the vocabulary spells it, and its
     byte stands in the third column.
     """
-    pieces = []
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    for piece, token_id in sorted(vocabulary.items(), key=lambda item: item[1]):
-        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-            content = bytes([int(piece[3:5], 16)])
-            text = content.decode() if content[0] < 0x80 else piece
-        else:
-            text = piece.replace("▁", " ")
-            content = text.encode("utf-8", "surrogatepass")
-        pieces.append((token_id, text, content))
-    return pieces
+    by_id = sorted(vocabulary.items(), key=lambda item: item[1])
+    return [(token_id, *_text_and_bytes(piece)) for piece, token_id in by_id]
+
+
+def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
+    """The readable text of each of these tokens, as `load_token_pieces` has it."""
+    return [_text_and_bytes(piece)[0] for piece in tokenizer.convert_ids_to_tokens(token_ids)]
+
+
+def _text_and_bytes(piece: str) -> tuple[str, bytes]:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        content = bytes([int(piece[3:5], 16)])
+        return content.decode() if content[0] < 0x80 else piece, content
+    text = piece.replace("▁", " ")
+    return text, text.encode("utf-8", "surrogatepass")
 
 
 @contextmanager

@@ -44,6 +44,14 @@ def serve(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Let nobody write labels or vote.")
     ] = False,
+    with_model: Annotated[
+        bool,
+        typer.Option(
+            "--with-model",
+            help="Let features be tried on a text of one's own: the run's model is loaded, whole, "
+            "when somebody first does.",
+        ),
+    ] = False,
 ) -> None:
     """A dashboard of the run in a browser; a run may be at work."""
     # A run that is not there, or was made by a newer version, is said at once.
@@ -59,6 +67,7 @@ def serve(
         hosts=LOOPBACK | {host} if is_own else None,
         author=author,
         is_read_only=read_only,
+        with_model=with_model,
         token=token,
     )
     with listener:

@@ -16,14 +16,13 @@ from scopenote.extract.golden import (
     measure_text_fidelity,
     next_token_probabilities,
     read_site,
-    steer,
 )
 from scopenote.extract.local_files import find_local_model
 from scopenote.extract.models import TOY
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import Sae, load_sae
 from scopenote.extract.sites import Site, SiteKind
-from scopenote.extract.splicing import splice
+from scopenote.extract.splicing import splice, steer
 from scopenote.store.errors import ModelError
 from torch import Tensor
 

@@ -13,9 +13,11 @@ from scopenote.extract.collect_job import CollectJob
 from scopenote.extract.collector import CollectedPart
 from scopenote.extract.corpus import Document
 from scopenote.extract.models import load_model
+from scopenote.extract.own_text import read_own_text
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import load_sae
 from scopenote.extract.sketches import SketchSizes
+from scopenote.extract.steering import compare_steered
 from scopenote.extract.windows import WindowShape, cut_chunks, tokenize_chunk
 from scopenote.store.splits import document_id
 
@@ -103,3 +105,19 @@ def test_a_gpu_without_room_for_a_batch_takes_its_halves(
     for number in range(3):
         counts = [part.tables[f"counts-{number}"]["n_active"] for part in (whole, halved)]
         np.testing.assert_allclose(*(c.to_numpy() for c in counts), rtol=0.02, atol=2)
+
+
+def test_a_gpu_reads_and_writes_what_a_cpu_does_while_steered(tmp_path: Path) -> None:
+    make_job(tmp_path, "cpu", "float32")
+    found = []
+    for device in ("cpu", GPU):
+        model = load_model(str(tmp_path / "tiny-gemma-2"), [], device, "float32")
+        for path in sorted((tmp_path / "saes").rglob("params.npz")):
+            sae = load_sae(locate_sae(str(path), "tiny-gemma-2"), model.config).to(model.device)
+            own = read_own_text(model, sae, [3, 5], make_texts()[0], WindowShape())
+            pair = compare_steered(model, sae, 3, 2.5, make_texts()[1], 8, seed=1)
+            found.append((own.activations, pair.steered.probabilities.numpy()))
+    half = len(found) // 2
+    for of_cpu, of_gpu in zip(found[:half], found[half:], strict=True):
+        for one, other in zip(of_cpu, of_gpu, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)

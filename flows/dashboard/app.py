@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 
 from ... import __version__
 from ...store.errors import ScopenoteError
-from . import api, list_page
+from . import api, list_page, try_page
 from .guard import Guard
 from .pages import show_error
 from .reader import Reader
 from .site import Site
+from .tried_model import TriedModel
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -42,10 +43,12 @@ def create_app(site: Site) -> FastAPI:
     )
     app.state.site = site
     app.state.reader = Reader(site.run)
+    app.state.tried_model = TriedModel(site.run)
     app.add_middleware(Guard, site=site)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     for kind in (ScopenoteError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, show_error)
     app.include_router(api.router)
     app.include_router(list_page.router, include_in_schema=False)
+    app.include_router(try_page.router, include_in_schema=False)
     return app

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -44,6 +45,8 @@ _DEFECT = PlainTextResponse(
     "`scopenote serve` has printed.\n",
     status_code=500,
 )
+# What is tried on the model is written nowhere.
+_TRYING = re.compile(r"/[^/]+/[^/]+/[^/]+/try")
 
 
 class Guard:
@@ -100,10 +103,11 @@ class Guard:
             )
         if scope["method"] in _READING:
             return None
-        return self._refuse_writing(headers, host)
+        is_trying = _TRYING.fullmatch(scope["path"]) is not None
+        return self._refuse_sending(headers, host, self.site.is_read_only and not is_trying)
 
-    def _refuse_writing(self, headers: Headers, host: str) -> Response | None:
-        if self.site.is_read_only:
+    def _refuse_sending(self, headers: Headers, host: str, is_refused: bool) -> Response | None:
+        if is_refused:
             return PlainTextResponse("This dashboard is read-only.\n", status_code=403)
         origin = headers.get("origin")
         from_elsewhere = origin is not None and urlsplit(origin).netloc != host

@@ -20,6 +20,7 @@ class Site:
             a token is asked for.
         author: who writes labels and votes that name nobody.
         is_read_only: nothing may be written.
+        with_model: the run's model may be loaded, so that features can be tried on it.
         token: what has to be shown once by whoever asks; None where only this machine can ask.
         form_secret: what forms of this process carry, so that no other site's form is taken.
     """
@@ -28,5 +29,6 @@ class Site:
     hosts: frozenset[str] | None = LOOPBACK
     author: str | None = None
     is_read_only: bool = False
+    with_model: bool = False
     token: str | None = None
     form_secret: str = field(default_factory=lambda: secrets.token_urlsafe(24))
