@@ -17,6 +17,9 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 def visible(text: str) -> str:
     """The text with a visible sign for every character that is none."""
+    # Most texts are, and a page has thousands of them: one by one is a hundred times as slow.
+    if text.isprintable():
+        return text
     return "".join(map(_visible_character, text))
 
 

@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from .calls import Spending, spent
 from .label_history import LabelsInForce
 from .records import ScoreChange
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 REPORT = "report"
 
@@ -147,17 +151,21 @@ class RunSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """For `runs.summary`, `--json` and whoever is alerted."""
-        from pydantic import TypeAdapter
-
-        found: dict[str, Any] = TypeAdapter(RunSummary).dump_python(self, mode="json")
+        found: dict[str, Any] = _adapter().dump_python(self, mode="json")
         return found
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RunSummary:
         """What `as_dict` gave."""
-        from pydantic import TypeAdapter
+        return _adapter().validate_python(content)
 
-        return TypeAdapter(RunSummary).validate_python(content)
+
+@lru_cache(maxsize=1)
+def _adapter() -> TypeAdapter[RunSummary]:
+    # Made once: making it takes several times as long as reading a summary.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RunSummary)
 
 
 @dataclass(frozen=True, slots=True)
