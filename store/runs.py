@@ -96,9 +96,30 @@ class RunRecord:
         return {**named, "summary": None if self.summary is None else self.summary.as_dict()}
 
 
-def read_runs(connection: duckdb.DuckDBPyConnection, n: int) -> tuple[RunRecord, ...]:
-    """The last so many invocations, the latest first."""
-    return _read(connection, "true", n)
+def read_runs(
+    connection: duckdb.DuckDBPyConnection, n: int, skip: int = 0
+) -> tuple[RunRecord, ...]:
+    """The last so many invocations, the latest first, without these many before them."""
+    return _read(connection, "true", n, skip)
+
+
+def count_runs(connection: duckdb.DuckDBPyConnection) -> int:
+    """How many invocations are on record."""
+    rows = connection.execute("SELECT count(*) FROM runs").fetchall()
+    return int(rows[0][0])
+
+
+def read_run(connection: duckdb.DuckDBPyConnection, run_id: str) -> RunRecord | None:
+    """One invocation; None where there is none of this id."""
+    rows = read_rows(connection, "SELECT * FROM runs WHERE run_id = $1", [run_id])
+    return _record(rows[0]) if rows else None
+
+
+def read_run_config(connection: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any] | None:
+    """The settings that an invocation worked with; None where they are not on record."""
+    rows = connection.execute("SELECT config FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    found: dict[str, Any] | None = json.loads(rows[0][0] or "null") if rows else None
+    return found
 
 
 def read_last_ended(connection: duckdb.DuckDBPyConnection) -> RunRecord | None:
@@ -116,12 +137,14 @@ def add_note(connection: duckdb.DuckDBPyConnection, run_id: str, note: str) -> N
     )
 
 
-def _read(connection: duckdb.DuckDBPyConnection, condition: str, n: int) -> tuple[RunRecord, ...]:
+def _read(
+    connection: duckdb.DuckDBPyConnection, condition: str, n: int, skip: int = 0
+) -> tuple[RunRecord, ...]:
     # All columns, by name: a run of an older version lacks some.
     rows = read_rows(
         connection,
-        f"SELECT * FROM runs WHERE {condition} ORDER BY started_at DESC, run_id LIMIT $1",
-        [n],
+        f"SELECT * FROM runs WHERE {condition} ORDER BY started_at DESC, run_id LIMIT $1 OFFSET $2",
+        [n, skip],
     )
     return tuple(map(_record, rows))
 

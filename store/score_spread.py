@@ -177,15 +177,9 @@ def _count_above(
         return {}
     each = []
     values: dict[str, Any] = {}
-    for number, ((explainer, simulator), bound) in enumerate(bounds.items()):
-        each.append(
-            f"(explainer = $by_{number} AND simulator = $judge_{number} AND value > $bound_{number})"
-        )
-        values |= {
-            f"by_{number}": explainer,
-            f"judge_{number}": simulator,
-            f"bound_{number}": bound,
-        }
+    for at, ((explainer, simulator), bound) in enumerate(bounds.items()):
+        each.append(f"(explainer = $by_{at} AND simulator = $judge_{at} AND value > $bound_{at})")
+        values |= {f"by_{at}": explainer, f"judge_{at}": simulator, f"bound_{at}": bound}
     rows = connection.execute(
         f"""
         SELECT explainer, simulator, count(*) FROM headlines

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from ... import __version__
 from ...store.errors import ScopenoteError
-from . import api, list_page, try_page
+from . import api, list_page, overview_page, runs_page, try_page
 from .guard import Guard
 from .pages import show_error
 from .reader import Reader
@@ -44,6 +44,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.reader = Reader(site.run)
     app.state.tried_model = TriedModel(site.run)
+    app.state.overviews = overview_page.KeptOverviews()
     app.add_middleware(Guard, site=site)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     for kind in (ScopenoteError, RequestValidationError, HTTPException):
@@ -51,4 +52,6 @@ def create_app(site: Site) -> FastAPI:
     app.include_router(api.router)
     app.include_router(list_page.router, include_in_schema=False)
     app.include_router(try_page.router, include_in_schema=False)
+    app.include_router(overview_page.router, include_in_schema=False)
+    app.include_router(runs_page.router, include_in_schema=False)
     return app
