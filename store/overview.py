@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .near_features import read_rows
-from .records import FeatureId
 
 if TYPE_CHECKING:
     import duckdb
@@ -205,46 +204,6 @@ def read_overview(connection: duckdb.DuckDBPyConnection, query: OverviewQuery) -
         **_without_score(connection, query.explainer, where, parameters),
     )
     return Overview(query, saes, every, explainers, coverage, _bars(groups))
-
-
-@dataclass(frozen=True, slots=True)
-class WorstRow:
-    """A feature whose label in force scores low."""
-
-    feature_id: FeatureId
-    text: str
-    score: float
-    ci_low: float | None
-    ci_high: float | None
-    null_value: float | None
-
-
-def read_worst(
-    connection: duckdb.DuckDBPyConnection,
-    sae_ids: Sequence[str] | None = None,
-    explainer: str = "",
-    most: int = 8,
-) -> tuple[WorstRow, ...]:
-    """The features with the lowest scores, the lowest first.
-
-    Args:
-        connection: to the database.
-        sae_ids: of which SAEs; None for all.
-        explainer: whose labels; empty for all.
-        most: so many at most.
-    """
-    where, parameters = among(sae_ids)
-    if explainer:
-        where, parameters = f"{where} AND explainer = $by", {**parameters, "by": explainer}
-    rows = connection.execute(
-        f"""
-        SELECT sae_id, feature, coalesce(text, ''), score, ci_low, ci_high, null_value
-        FROM current_features WHERE {where} AND score IS NOT NULL
-        ORDER BY score, sae_id, feature LIMIT {most:d}
-        """,
-        parameters,
-    ).fetchall()
-    return tuple(WorstRow(FeatureId(sae_id, number), *rest) for sae_id, number, *rest in rows)
 
 
 def among(sae_ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:

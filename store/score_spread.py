@@ -75,6 +75,18 @@ class DensityPlot:
         return len(self.dots) < self.n
 
 
+@dataclass(frozen=True, slots=True)
+class WorstRow:
+    """A feature whose label in force scores low."""
+
+    feature_id: FeatureId
+    text: str
+    score: float
+    ci_low: float | None
+    ci_high: float | None
+    null_value: float | None
+
+
 def read_ladder(
     connection: duckdb.DuckDBPyConnection,
     sae_ids: Sequence[str] | None = None,
@@ -157,6 +169,32 @@ def read_density_plot(
     ).fetchall()
     dots = tuple(Dot(FeatureId(sae_id, number), *rest) for sae_id, number, *rest in drawn)
     return DensityPlot(n, cells, dots)
+
+
+def read_worst(
+    connection: duckdb.DuckDBPyConnection,
+    sae_ids: Sequence[str] | None = None,
+    explainer: str = "",
+    most: int = 8,
+) -> tuple[WorstRow, ...]:
+    """The features with the lowest scores, the lowest first.
+
+    Args:
+        connection: to the database.
+        sae_ids: of which SAEs; None for all.
+        explainer: whose labels; empty for all.
+        most: so many at most.
+    """
+    where, parameters = _scope(sae_ids, explainer)
+    rows = connection.execute(
+        f"""
+        SELECT sae_id, feature, coalesce(text, ''), score, ci_low, ci_high, null_value
+        FROM current_features WHERE {where} AND score IS NOT NULL
+        ORDER BY score, sae_id, feature LIMIT {most:d}
+        """,
+        parameters,
+    ).fetchall()
+    return tuple(WorstRow(FeatureId(sae_id, number), *rest) for sae_id, number, *rest in rows)
 
 
 def _scope(sae_ids: Sequence[str] | None, explainer: str) -> tuple[str, dict[str, Any]]:

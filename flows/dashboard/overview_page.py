@@ -12,9 +12,9 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ...store.null_ladder import LadderRow
-from ...store.overview import Overview, OverviewQuery, WorstRow, read_overview, read_worst
+from ...store.overview import Overview, OverviewQuery, read_overview
 from ...store.runs import read_runs
-from ...store.score_spread import DensityPlot, read_density_plot, read_ladder
+from ...store.score_spread import DensityPlot, WorstRow, read_density_plot, read_ladder, read_worst
 from .health_grid import Measure, lay_out_health
 from .list_page import ListQuery
 from .overview_charts import density_chart, score_charts

@@ -79,7 +79,12 @@ def feature_path(feature_id: FeatureId) -> str:
 
 def with_query(path: str, query: Mapping[str, Any]) -> str:
     """An address with these parameters, those without a value left out."""
-    given = {name: value for name, value in query.items() if value not in (None, "", False)}
+    given = {
+        # A limit of 0 is a value, though it equals False.
+        name: value
+        for name, value in query.items()
+        if value is not None and value is not False and value != ""
+    }
     return f"{path}?{urlencode(given)}" if given else path
 
 
