@@ -44,7 +44,6 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.reader = Reader(site.run)
     app.state.tried_model = TriedModel(site.run)
-    app.state.overviews = overview_page.KeptOverviews()
     app.add_middleware(Guard, site=site)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     for kind in (ScopenoteError, RequestValidationError, HTTPException):

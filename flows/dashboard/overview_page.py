@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
@@ -18,10 +18,12 @@ from ...store.score_spread import DensityPlot, WorstRow, read_density_plot, read
 from .health_grid import Measure, lay_out_health
 from .list_page import ListQuery
 from .overview_charts import density_chart, score_charts
-from .pages import render, site_of, with_query
-from .reader import Reader
+from .pages import Connection, reader_of, render, site_of, with_query
 from .recent import Recent
 from .runs_page import RunLine, run_line
+
+if TYPE_CHECKING:
+    import duckdb
 
 router = APIRouter()
 
@@ -79,21 +81,10 @@ class OverviewContent:
         return None if coverage.n_scored else Lack.SCORES
 
 
-@router.get("/")
-def overview(request: Request, asked: Annotated[OverviewFilters, Query()]) -> HTMLResponse:
-    """The overview of what is asked for."""
-    kept: KeptOverviews = request.app.state.overviews
-    reader: Reader = request.app.state.reader
-    # Before anything is read: what is published meanwhile is another state, and read again.
-    state = reader.state
-    page = kept.pages.get(state, asked, lambda: _page(request, asked, state).body)
-    return HTMLResponse(page)
-
-
 class KeptOverviews:
-    """What was read and shown not long ago: of a million features that takes a third of a second.
+    """What was read and shown of a state: of a million features that takes a third of a second.
 
-    A page is the same for everybody. One of these holds a megabyte, at most two.
+    A page is the same for everybody, and a megabyte at most.
     """
 
     def __init__(self) -> None:
@@ -102,11 +93,22 @@ class KeptOverviews:
         self.pages: Recent[bytes | memoryview] = Recent(16)
 
 
-def _page(request: Request, asked: OverviewFilters, state: str) -> HTMLResponse:
-    kept: KeptOverviews = request.app.state.overviews
-    reader: Reader = request.app.state.reader
+@router.get("/")
+def overview(
+    request: Request, connection: Connection, asked: Annotated[OverviewFilters, Query()]
+) -> HTMLResponse:
+    """The overview of what is asked for."""
+    kept = reader_of(request).remember("overviews", connection, lambda _: KeptOverviews())
     query = asked.as_query()
-    content = kept.contents.get(state, query, lambda: _read(reader, query))
+
+    def page() -> bytes | memoryview:
+        content = kept.contents.get(query, lambda: _read(connection, query))
+        return _render(request, asked, content).body
+
+    return HTMLResponse(kept.pages.get(asked, page))
+
+
+def _render(request: Request, asked: OverviewFilters, content: OverviewContent) -> HTMLResponse:
     found = content.overview
     return render(
         request,
@@ -125,20 +127,19 @@ def _page(request: Request, asked: OverviewFilters, state: str) -> HTMLResponse:
     )
 
 
-def _read(reader: Reader, query: OverviewQuery) -> OverviewContent:
-    with reader.connection() as connection:
-        found = read_overview(connection, query)
-        runs = tuple(run_line(record) for record in read_runs(connection, _RUNS))
-        if not found.coverage.n_scored:
-            return OverviewContent(found, (), None, (), runs)
-        which = (found.sae_ids, query.explainer)
-        return OverviewContent(
-            found,
-            read_ladder(connection, *which),
-            read_density_plot(connection, *which),
-            read_worst(connection, *which),
-            runs,
-        )
+def _read(connection: duckdb.DuckDBPyConnection, query: OverviewQuery) -> OverviewContent:
+    found = read_overview(connection, query)
+    runs = tuple(run_line(record) for record in read_runs(connection, _RUNS))
+    if not found.coverage.n_scored:
+        return OverviewContent(found, (), None, (), runs)
+    which = (found.sae_ids, query.explainer)
+    return OverviewContent(
+        found,
+        read_ladder(connection, *which),
+        read_density_plot(connection, *which),
+        read_worst(connection, *which),
+        runs,
+    )
 
 
 @dataclass(frozen=True, slots=True)
