@@ -112,10 +112,13 @@ def test_scores_below_zero_make_room_for_themselves() -> None:
 
 
 def test_marked_values_stand_in_lines_of_their_own_within_the_drawing() -> None:
-    drawing = draw_histogram({10: 5}, 20, [("median", 0.9), ("null", None), ("shuffled", 0.0)])
+    marks = [("median", 0.9), ("null", None), ("shuffled", 0.0), ("other", 0.3), ("high", 0.95)]
+    drawing = draw_histogram({10: 5}, 20, marks)
     assert [(mark.name, mark.line, mark.is_left) for mark in drawing.marks] == [
-        ("median", 0, True),
-        ("shuffled", 1, False),
+        ("shuffled", 0, False),
+        ("other", 1, False),
+        ("high", 2, True),
+        ("median", 3, True),
     ]
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Self
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+# Beyond this share of the width a mark's name has no room on its right.
+_LAST_TO_THE_RIGHT = 0.72
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ def draw_histogram(
     Args:
         counts: by bin; bin `b` goes from `b / bins` to the next one's start.
         bins: from 0 to 1.
-        marks: values that are marked, by name, in the order of their lines.
+        marks: values that are marked, by name.
         width: of the drawing.
         height: of the drawing.
     """
@@ -188,9 +190,13 @@ def draw_histogram(
         # What is there at all is never invisible.
         tall = max(1.5, round((base - top) * n / most, 2)) if most else 0.0
         bars.append(Bar(left + 0.5, base - tall, round(right - left - 1, 2), tall, low, high, n))
+    placed = sorted((scale.place(value), value, name) for name, value in names)
+    # From left to right each in a line below: no line crosses the name of another mark.
+    fitting = [mark for mark in placed if mark[0] <= _LAST_TO_THE_RIGHT * width]
+    others = [mark for mark in reversed(placed) if mark not in fitting]
     marked = tuple(
-        Mark(scale.place(value), value, name, line, scale.place(value) > 0.62 * width)
-        for line, (name, value) in enumerate(names)
+        Mark(at, value, name, line, line >= len(fitting))
+        for line, (at, value, name) in enumerate([*fitting, *others])
     )
     return Histogram(width, height, base, top, most, tuple(bars), marked, scale.ticks(5))
 
