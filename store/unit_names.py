@@ -9,6 +9,7 @@ numbers them 2·1393 and 2·1393 + 1.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _BASIS = re.compile(r"(?P<layer>0|[1-9]\d*)-mlp-neurons", re.ASCII)
 _UNIT = re.compile(r"(?P<neuron>\d+)(?P<sign>[+-])", re.ASCII)
@@ -27,8 +28,10 @@ def split_basis_name(name: str) -> tuple[str | None, int] | None:
     return model if slash else None, int(found["layer"])
 
 
+@lru_cache(maxsize=1024)
 def is_neuron_basis(sae_id: str) -> bool:
     """Whether the features of this SAE, named `{model}/{source}`, are neurons."""
+    # Asked for each of thousands of features of few SAEs.
     return _BASIS.fullmatch(sae_id.rpartition("/")[2]) is not None
 
 
