@@ -44,6 +44,15 @@ class Labelled(StrEnum):
     IMPORTED = "imported"
 
 
+class Scored(StrEnum):
+    """Whether the label in force has a headline."""
+
+    ANY = "any"
+    YES = "yes"
+    UNDEFINED = "undefined"
+    NO = "no"
+
+
 class Queue(StrEnum):
     """Features that somebody should look at first, and why."""
 
@@ -80,6 +89,12 @@ _QUEUES: Mapping[Queue, tuple[str, str]] = {
     Queue.STALE: ("score_stale_since IS NOT NULL", "score_stale_since, sae_id, feature"),
 }
 
+_SCORED: Mapping[Scored, str] = {
+    Scored.YES: "score IS NOT NULL",
+    Scored.UNDEFINED: "score IS NULL AND score_reason IS NOT NULL",
+    Scored.NO: "label_id IS NOT NULL AND score IS NULL AND score_reason IS NULL",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureQuery:
@@ -88,7 +103,11 @@ class FeatureQuery:
     Attributes:
         text: what the label contains, all words of it, in any case.
         sae: an SAE's id, or how it begins.
+        site, layer: of the SAEs.
         explainer: who wrote the label in force.
+        reason: why its score is undefined.
+        failure: why there is no label.
+        failed: only those whose labelling failed.
         min_score, max_score, min_lift, min_density, max_density: limits, inclusive.
         queue: those of this queue only, in its order unless another is asked for.
         reverse: the other way round.
@@ -97,8 +116,14 @@ class FeatureQuery:
 
     text: str = ""
     sae: str = ""
+    site: str = ""
+    layer: int | None = None
     explainer: str = ""
     labelled: Labelled = Labelled.ANY
+    scored: Scored = Scored.ANY
+    reason: str = ""
+    failure: str = ""
+    failed: bool = False
     min_score: float | None = None
     max_score: float | None = None
     min_lift: float | None = None
@@ -254,6 +279,18 @@ def conditions(query: FeatureQuery) -> tuple[str, dict[str, Any]]:
             require("label_id IS NULL")
         case source:
             require("source = $source", source=str(source))
+    if query.site:
+        require("sae_id IN (SELECT sae_id FROM saes WHERE site = $site)", site=query.site)
+    if query.layer is not None:
+        require("sae_id IN (SELECT sae_id FROM saes WHERE layer = $layer)", layer=query.layer)
+    if query.scored != Scored.ANY:
+        require(_SCORED[query.scored])
+    if query.reason:
+        require("score IS NULL AND score_reason = $reason", reason=query.reason)
+    if query.failure:
+        require("failure = $failure", failure=query.failure)
+    if query.failed:
+        require("failure IS NOT NULL")
     limits: Sequence[tuple[str, str, float | None]] = (
         ("score >=", "min_score", query.min_score),
         ("score <=", "max_score", query.max_score),

@@ -14,6 +14,7 @@ from ...store.feature_list import (
     Labelled,
     Order,
     Queue,
+    Scored,
     count_queues,
     read_choices,
     read_feature_list,
@@ -33,8 +34,14 @@ class ListQuery(BaseModel):
 
     q: Annotated[str, Field(max_length=200)] = ""
     sae: Annotated[str, Field(max_length=200)] = ""
+    site: Annotated[str, Field(max_length=50)] = ""
+    layer: Annotated[int | None, Field(ge=0, le=10_000)] = None
     explainer: Annotated[str, Field(max_length=100)] = ""
     labelled: Labelled = Labelled.ANY
+    scored: Scored = Scored.ANY
+    reason: Annotated[str, Field(max_length=300)] = ""
+    failure: Annotated[str, Field(max_length=300)] = ""
+    failed: bool = False
     min_score: _Limit = None
     max_score: _Limit = None
     min_lift: _Limit = None

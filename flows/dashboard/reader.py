@@ -45,6 +45,7 @@ class Reader:
         self.run = run
         self._lock = threading.Lock()
         self._opened: _Opened | None = None
+        self._read_by: dict[int, _Opened] = {}
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -59,7 +60,11 @@ class Reader:
             opened.n_readers += 1
         try:
             with opened.store.cursor() as connection:
-                yield connection
+                self._read_by[id(connection)] = opened
+                try:
+                    yield connection
+                finally:
+                    del self._read_by[id(connection)]
         finally:
             with self._lock:
                 opened.n_readers -= 1
@@ -68,17 +73,14 @@ class Reader:
     def remember(
         self, what: str, connection: duckdb.DuckDBPyConnection, read: Callable[..., T]
     ) -> T:
-        """What is read from the newest state, which is asked once as long as it is the same.
+        """What is read from the state of a connection, which is asked once for all of that state.
 
         Args:
             what: a name of it.
             connection: that this reader gave.
             read: takes the connection.
         """
-        with self._lock:
-            opened = self._opened
-        if opened is None:
-            return read(connection)
+        opened = self._read_by[id(connection)]
         if what not in opened.remembered:
             # Two requests may work it out at once: that does no harm.
             opened.remembered[what] = read(connection)
