@@ -19,6 +19,7 @@ from scopenote.store.feature_list import (
     Labelled,
     Order,
     Queue,
+    Scored,
     count_queues,
     read_feature_list,
     read_feature_row,
@@ -210,6 +211,17 @@ def matches(row: Any, query: FeatureQuery) -> bool:
         all(word.lower() in (row.text or "").lower() for word in query.text.split())
         and row.sae_id.startswith(query.sae)
         and query.explainer in ("", row.explainer)
+        and query.site in row.sae_id
+        and query.layer in (None, 1)
+        and query.reason in ("", row.score_reason)
+        and query.failure in ("", row.failure)
+        and (row.failure is not None or not query.failed)
+        and {
+            Scored.ANY: True,
+            Scored.YES: row.score is not None,
+            Scored.UNDEFINED: row.score_reason is not None,
+            Scored.NO: row.label_id is not None and row.score is None and not row.score_reason,
+        }[query.scored]
         and within(row.score, query.min_score, query.max_score)
         and within(row.density, query.min_density, query.max_density)
         and within(row.lift, query.min_lift, None)
@@ -236,6 +248,14 @@ def matches(row: Any, query: FeatureQuery) -> bool:
         FeatureQuery(labelled=Labelled.AUTO, explainer="token_lookup", order=Order.LABEL),
         FeatureQuery(order=Order.SCORE, page=2),
         FeatureQuery(page=99),
+        FeatureQuery(site="mlp", layer=1),
+        FeatureQuery(layer=2),
+        FeatureQuery(scored=Scored.YES),
+        FeatureQuery(scored=Scored.UNDEFINED),
+        FeatureQuery(scored=Scored.NO),
+        FeatureQuery(reason="too few active tokens"),
+        FeatureQuery(failed=True),
+        FeatureQuery(failure="never active in explain"),
     ],
 )
 def test_a_list_is_what_a_person_would_pick_and_sort(
