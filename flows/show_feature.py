@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..store.byte_pieces import join_bytes
+from ..store.feature_contexts import ShownContext
 from ..store.feature_labels import FeatureLabels
-from ..store.feature_page import FeaturePage, ShownContext, ShownScore
+from ..store.feature_page import FeaturePage, ShownScore
 from ..store.near_features import ShownNeighbour
 from .label_rows import facts_grid, label_rows
 from .visible_text import visible

@@ -7,11 +7,12 @@ Reads only, from a connection that someone else opened. Which label is in force 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserMistake
+from .feature_contexts import ShownContext, count_contexts, read_contexts
 from .feature_labels import ShownLabel, read_feature_labels
 from .near_features import ShownNeighbour, read_neighbours, read_rows
 from .records import ContextKind, FeatureId
@@ -44,30 +45,6 @@ class ShownScore:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownContext:
-    """A window kept for the feature, token by token.
-
-    Attributes:
-        peak: the largest activation.
-        weight: windows of the split it stands for; None for a top window.
-        prefix: the tokens before it, never scored.
-        tokens, activations: equally many; 0 where the feature is off.
-    """
-
-    kind: str
-    rank: int
-    split: str
-    window_id: int
-    doc_id: str
-    start: int
-    peak: float
-    weight: float | None
-    prefix: tuple[str, ...]
-    tokens: tuple[str, ...]
-    activations: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ShownToken:
     """An output token that the feature raises or lowers.
 
@@ -92,6 +69,31 @@ class ShownTopToken:
     text: str
     mean: float
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureStatistics:
+    """What was collected of a feature, whatever it is labelled.
+
+    Attributes:
+        n_tokens: that its SAE has seen.
+        density: active tokens per token over all splits.
+        mean_activation: over active tokens.
+        histogram: active tokens by activation; `histogram_edges` has each bin's lower edge.
+        top_tokens: by falling mean activation.
+        top_tokens_positive, top_tokens_negative: output tokens, the strongest first.
+    """
+
+    n_active: int
+    n_tokens: int | None
+    density: float
+    max_activation: float | None
+    mean_activation: float | None
+    histogram: tuple[int, ...]
+    histogram_edges: tuple[float, ...] | None
+    top_tokens: tuple[ShownTopToken, ...]
+    top_tokens_positive: tuple[ShownToken, ...]
+    top_tokens_negative: tuple[ShownToken, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,45 +223,53 @@ def read_feature_page(
     n_contexts: int = 10,
 ) -> FeaturePage:
     """All that the page of this feature shows, with its first contexts of a split and kind."""
-    of_feature = [feature_id.sae_id, feature_id.feature]
-    # All columns, by name: a run of an older version lacks some.
-    found = read_rows(
-        connection,
-        "SELECT f.*, (SELECT n_tokens FROM saes WHERE sae_id = $1) AS n_tokens "
-        "FROM features f WHERE sae_id = $1 AND feature = $2",
-        of_feature,
-    )
-    if not found:
-        raise UserMistake("Nothing has been collected for this feature.", found=str(feature_id))
-    (statistics,) = found
+    statistics = read_statistics(connection, feature_id)
     labels = read_feature_labels(connection, feature_id)
     label = labels.in_force
-    kept = connection.execute(
-        "SELECT count(*) FROM contexts WHERE sae_id = $1 AND feature = $2 "
-        "AND split = $3 AND kind = $4",
-        [*of_feature, split, kind],
-    ).fetchone()
     return FeaturePage(
         feature_id=feature_id,
         label=label,
         other_labels=labels.others,
         failed_labels=labels.failed,
         scores=_scores(connection, label.label_id) if label else (),
-        n_active=statistics["n_active"] or 0,
-        n_tokens=statistics["n_tokens"],
-        density=statistics["density"] or 0.0,
-        max_activation=statistics["max_activation"],
-        mean_activation=statistics["mean_activation"],
-        histogram=tuple(statistics["histogram"] or ()),
-        histogram_edges=_histogram_edges(connection),
-        top_tokens=_top_tokens(statistics),
-        top_tokens_positive=_tokens(statistics, "positive"),
-        top_tokens_negative=_tokens(statistics, "negative"),
+        **{field.name: getattr(statistics, field.name) for field in fields(statistics)},
         neighbours=read_neighbours(connection, feature_id),
         split=split,
         kind=kind,
-        n_contexts=kept[0] if kept else 0,
-        contexts=_contexts(connection, of_feature, split, kind, n_contexts),
+        n_contexts=count_contexts(connection, feature_id).get((split, kind), 0),
+        contexts=read_contexts(connection, feature_id, split, kind, n_contexts),
+    )
+
+
+def read_statistics(
+    connection: duckdb.DuckDBPyConnection, feature_id: FeatureId
+) -> FeatureStatistics:
+    """What was collected of this feature.
+
+    Raises:
+        UserMistake: nothing was.
+    """
+    # All columns, by name: a run of an older version lacks some.
+    found = read_rows(
+        connection,
+        "SELECT f.*, (SELECT n_tokens FROM saes WHERE sae_id = $1) AS n_tokens "
+        "FROM features f WHERE sae_id = $1 AND feature = $2",
+        [feature_id.sae_id, feature_id.feature],
+    )
+    if not found:
+        raise UserMistake("Nothing has been collected for this feature.", found=str(feature_id))
+    (row,) = found
+    return FeatureStatistics(
+        n_active=row["n_active"] or 0,
+        n_tokens=row["n_tokens"],
+        density=row["density"] or 0.0,
+        max_activation=row["max_activation"],
+        mean_activation=row["mean_activation"],
+        histogram=tuple(row["histogram"] or ()),
+        histogram_edges=_histogram_edges(connection),
+        top_tokens=_top_tokens(row),
+        top_tokens_positive=_tokens(row, "positive"),
+        top_tokens_negative=_tokens(row, "negative"),
     )
 
 
@@ -293,68 +303,3 @@ def _histogram_edges(connection: duckdb.DuckDBPyConnection) -> tuple[float, ...]
     if row is None:
         return None
     return tuple(float(edge) for edge in json.loads(row[0]))
-
-
-def _contexts(
-    connection: duckdb.DuckDBPyConnection,
-    of_feature: list[Any],
-    split: Split,
-    kind: ContextKind,
-    n_contexts: int,
-) -> tuple[ShownContext, ...]:
-    rows = connection.execute(
-        """
-        SELECT c.kind, c.rank, c.split, c.window_id, w.doc_id, w.start, c.max_activation, c.weight,
-            w.tokenizer, w.prefix_token_ids, w.token_ids, c.positions, c.activations
-        FROM contexts c JOIN windows w USING (window_id)
-        WHERE c.sae_id = $1 AND c.feature = $2 AND c.split = $3 AND c.kind = $4
-        ORDER BY c.rank LIMIT $5
-        """,
-        [*of_feature, split, kind, n_contexts],
-    ).fetchall()
-    pieces = _pieces(connection, rows)
-    return tuple(_context(row, pieces) for row in rows)
-
-
-def _context(row: tuple[Any, ...], pieces: dict[tuple[str, int], str]) -> ShownContext:
-    *_, tokenizer, prefix_ids, token_ids, positions, values = row
-    activations = [0.0] * len(token_ids)
-    for position, value in zip(positions, values, strict=True):
-        activations[position] = value
-
-    def texts(ids: list[int] | None) -> tuple[str, ...]:
-        # A token without a piece is shown by its number rather than left out.
-        return tuple(pieces.get((tokenizer, token_id), f"<{token_id}>") for token_id in ids or ())
-
-    kind, rank, split, window_id, doc_id, start, peak, weight = row[:8]
-    return ShownContext(
-        kind=kind,
-        rank=rank,
-        split=split,
-        window_id=window_id,
-        doc_id=doc_id,
-        start=start,
-        peak=peak,
-        weight=weight,
-        prefix=texts(prefix_ids),
-        tokens=texts(token_ids),
-        activations=tuple(activations),
-    )
-
-
-def _pieces(
-    connection: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]]
-) -> dict[tuple[str, int], str]:
-    wanted = {
-        (tokenizer, token_id)
-        for *_, tokenizer, prefix_ids, token_ids, _, _ in rows
-        for token_id in [*(prefix_ids or ()), *token_ids]
-    }
-    if not wanted:
-        return {}
-    found = connection.execute(
-        "SELECT tokenizer, token_id, text FROM pieces "
-        "WHERE list_contains($1, tokenizer) AND list_contains($2, token_id)",
-        [sorted({tokenizer for tokenizer, _ in wanted}), sorted({number for _, number in wanted})],
-    ).fetchall()
-    return {(tokenizer, token_id): text for tokenizer, token_id, text in found if text is not None}

@@ -1,0 +1,114 @@
+"""The windows kept for a feature, token by token, as its page shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .records import ContextKind, FeatureId
+from .splits import Split
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True, slots=True)
+class ShownContext:
+    """A window kept for the feature, token by token.
+
+    Attributes:
+        peak: the largest activation.
+        weight: windows of the split it stands for; None for a top window.
+        prefix: the tokens before it, never scored.
+        tokens, activations: equally many; 0 where the feature is off.
+    """
+
+    kind: str
+    rank: int
+    split: str
+    window_id: int
+    doc_id: str
+    start: int
+    peak: float
+    weight: float | None
+    prefix: tuple[str, ...]
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+
+
+def read_contexts(
+    connection: duckdb.DuckDBPyConnection,
+    feature_id: FeatureId,
+    split: Split,
+    kind: ContextKind,
+    n: int | None = None,
+) -> tuple[ShownContext, ...]:
+    """The contexts of a split and kind by rank: the first n, or all."""
+    rows = connection.execute(
+        """
+        SELECT c.kind, c.rank, c.split, c.window_id, w.doc_id, w.start, c.max_activation, c.weight,
+            w.tokenizer, w.prefix_token_ids, w.token_ids, c.positions, c.activations
+        FROM contexts c JOIN windows w USING (window_id)
+        WHERE c.sae_id = $1 AND c.feature = $2 AND c.split = $3 AND c.kind = $4
+        ORDER BY c.rank LIMIT $5
+        """,
+        [feature_id.sae_id, feature_id.feature, split, kind, n],
+    ).fetchall()
+    pieces = _pieces(connection, rows)
+    return tuple(_context(row, pieces) for row in rows)
+
+
+def count_contexts(
+    connection: duckdb.DuckDBPyConnection, feature_id: FeatureId
+) -> dict[tuple[str, str], int]:
+    """How many contexts are kept, by split and kind; those of which there are none are left out."""
+    rows = connection.execute(
+        "SELECT split, kind, count(*) FROM contexts WHERE sae_id = $1 AND feature = $2 "
+        "GROUP BY ALL",
+        [feature_id.sae_id, feature_id.feature],
+    ).fetchall()
+    return {(split, kind): n for split, kind, n in rows}
+
+
+def _context(row: tuple[Any, ...], pieces: dict[tuple[str, int], str]) -> ShownContext:
+    *_, tokenizer, prefix_ids, token_ids, positions, values = row
+    activations = [0.0] * len(token_ids)
+    for position, value in zip(positions, values, strict=True):
+        activations[position] = value
+
+    def texts(ids: list[int] | None) -> tuple[str, ...]:
+        # A token without a piece is shown by its number rather than left out.
+        return tuple(pieces.get((tokenizer, token_id), f"<{token_id}>") for token_id in ids or ())
+
+    kind, rank, split, window_id, doc_id, start, peak, weight = row[:8]
+    return ShownContext(
+        kind=kind,
+        rank=rank,
+        split=split,
+        window_id=window_id,
+        doc_id=doc_id,
+        start=start,
+        peak=peak,
+        weight=weight,
+        prefix=texts(prefix_ids),
+        tokens=texts(token_ids),
+        activations=tuple(activations),
+    )
+
+
+def _pieces(
+    connection: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]]
+) -> dict[tuple[str, int], str]:
+    wanted = {
+        (tokenizer, token_id)
+        for *_, tokenizer, prefix_ids, token_ids, _, _ in rows
+        for token_id in [*(prefix_ids or ()), *token_ids]
+    }
+    if not wanted:
+        return {}
+    found = connection.execute(
+        "SELECT tokenizer, token_id, text FROM pieces "
+        "WHERE list_contains($1, tokenizer) AND list_contains($2, token_id)",
+        [sorted({tokenizer for tokenizer, _ in wanted}), sorted({number for _, number in wanted})],
+    ).fetchall()
+    return {(tokenizer, token_id): text for tokenizer, token_id, text in found if text is not None}
