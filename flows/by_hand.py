@@ -60,7 +60,7 @@ def write_label(
     because = None
     if explanation is not None:
         because = _shown("explanation", explanation, MAX_TEXT_CHARACTERS)
-    who = _author(author)
+    who = author_name(author)
     with published(folder.path) as (_, store):
         feature_id = find_feature(store.connection, feature)
         written_at = _after_all_labels(store.connection, feature_id)
@@ -90,7 +90,7 @@ def withdraw_labels(folder: RunFolder, feature: str, author: str | None = None) 
         UserMistake: no such feature, or no label of this author for it.
         StoreError: the disk refuses it.
     """
-    who = _author(author)
+    who = author_name(author)
     with published(folder.path) as (_, store):
         feature_id = find_feature(store.connection, feature)
         standing = [
@@ -130,7 +130,7 @@ def cast_vote(folder: RunFolder, label_id: str, vote: int, author: str | None = 
         UserMistake: no such label, or several that begin so.
         StoreError: the disk refuses it.
     """
-    who = _author(author)
+    who = author_name(author)
     with published(folder.path) as (_, store):
         voted_on = find_label_id(store.connection, label_id)
         (found,) = store.connection.execute(
@@ -160,7 +160,12 @@ def _after(latest: datetime | None) -> datetime:
     return now() if latest is None else max(now(), latest + _LEAST)
 
 
-def _author(author: str | None) -> str:
+def author_name(author: str | None) -> str:
+    """The name under which somebody writes, cleaned; by default the login name.
+
+    Raises:
+        UserMistake: it is not known, shows nothing, or is too long.
+    """
     if author is None:
         try:
             author = getpass.getuser()

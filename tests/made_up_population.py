@@ -148,7 +148,8 @@ INSERT INTO calls BY NAME
 SELECT id_of('r' || n) AS request_hash, 'explain' AS purpose, 'gpt-4o-mini' AS model,
     '{"messages": [{"role": "user", "content": "' || phrase(n, $words, 200) || '"}]}' AS request,
     '{"text": "' || phrase(n, $words, 20) || '"}' AS reply, 1200 AS prompt_tokens,
-    1000 AS cached_tokens, 60 AS completion_tokens, 0.00014 AS usd, 1.5 AS seconds, 1 AS attempts
+    1000 AS cached_tokens, 60 AS completion_tokens, 0.00014 AS usd, 1.5 AS seconds, 1 AS attempts,
+    TIMESTAMPTZ '2026-11-21 05:00:00+00' AS created_at, 0 AS draw
 FROM numbered WHERE n % 4 = 0 ORDER BY n;
 
 INSERT INTO scores BY NAME

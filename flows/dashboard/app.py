@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from ... import __version__
 from ...store.errors import ScopenoteError
-from . import api, list_page, overview_page, runs_page, try_page
+from . import api, feature_forms, feature_view, list_page, overview_page, runs_page, try_page
 from .guard import Guard
 from .pages import show_error
 from .reader import Reader
@@ -53,4 +53,7 @@ def create_app(site: Site) -> FastAPI:
     app.include_router(try_page.router, include_in_schema=False)
     app.include_router(overview_page.router, include_in_schema=False)
     app.include_router(runs_page.router, include_in_schema=False)
+    # Last: any three words are an address of theirs.
+    app.include_router(feature_forms.router, include_in_schema=False)
+    app.include_router(feature_view.router, include_in_schema=False)
     return app

@@ -3,7 +3,7 @@
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const at = event.target;
-  if (at instanceof HTMLElement && at.closest("input, textarea, select")) {
+  if (at instanceof HTMLElement && at.closest("input:not([type=radio]), textarea, select")) {
     if (event.key === "Escape") at.blur();
     return;
   }
