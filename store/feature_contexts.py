@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,22 +37,35 @@ class ShownContext:
     activations: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class KeptContexts:
+    """Contexts of one split and kind, and how many there are of each.
+
+    Attributes:
+        counts: by split and kind; those of which there are none are left out.
+    """
+
+    contexts: tuple[ShownContext, ...]
+    counts: dict[tuple[str, str], int]
+
+
 def read_contexts(
     connection: duckdb.DuckDBPyConnection,
     feature_id: FeatureId,
     split: Split,
     kind: ContextKind,
     n: int | None = None,
-) -> tuple[ShownContext, ...]:
+) -> KeptContexts:
     """The contexts of a split and kind by rank: the first n, or all."""
-    kept = connection.execute(
+    # All of the feature's: reading them twice, also to count them, takes longer.
+    rows = connection.execute(
         """
         SELECT window_id, kind, rank, split, max_activation, weight, positions, activations
-        FROM contexts WHERE sae_id = $1 AND feature = $2 AND split = $3 AND kind = $4
-        ORDER BY rank LIMIT $5
+        FROM contexts WHERE sae_id = $1 AND feature = $2 ORDER BY rank
         """,
-        [feature_id.sae_id, feature_id.feature, split, kind, n],
+        [feature_id.sae_id, feature_id.feature],
     ).fetchall()
+    kept = [row for row in rows if (row[3], row[1]) == (split, kind)][:n]
     # By themselves: joined to the contexts, half a million windows take five times as long.
     windows = connection.execute(
         """
@@ -62,19 +76,10 @@ def read_contexts(
     ).fetchall()
     pieces = _pieces(connection, windows)
     by_id = {window[0]: window for window in windows}
-    return tuple(_context(row, by_id[row[0]], pieces) for row in kept if row[0] in by_id)
-
-
-def count_contexts(
-    connection: duckdb.DuckDBPyConnection, feature_id: FeatureId
-) -> dict[tuple[str, str], int]:
-    """How many contexts are kept, by split and kind; those of which there are none are left out."""
-    rows = connection.execute(
-        "SELECT split, kind, count(*) FROM contexts WHERE sae_id = $1 AND feature = $2 "
-        "GROUP BY ALL",
-        [feature_id.sae_id, feature_id.feature],
-    ).fetchall()
-    return {(split, kind): n for split, kind, n in rows}
+    return KeptContexts(
+        contexts=tuple(_context(row, by_id[row[0]], pieces) for row in kept if row[0] in by_id),
+        counts=dict(Counter((row[3], row[1]) for row in rows)),
+    )
 
 
 def _context(
@@ -117,7 +122,7 @@ def _pieces(
         return {}
     found = connection.execute(
         "SELECT tokenizer, token_id, text FROM pieces "
-        "WHERE list_contains($1, tokenizer) AND list_contains($2, token_id)",
+        "WHERE list_contains($1, tokenizer) AND token_id IN (SELECT unnest($2::INTEGER[]))",
         [sorted({tokenizer for tokenizer, _ in wanted}), sorted({number for _, number in wanted})],
     ).fetchall()
     return {(tokenizer, token_id): text for tokenizer, token_id, text in found if text is not None}

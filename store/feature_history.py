@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from .feature_labels import FeatureLabels, ShownLabel
 from .records import FeatureId
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class LabelRecord:
 
     label_id: str
     text: str | None
+    explanation: str | None
     explainer: str
     prompt_version: str
     model: str | None
@@ -53,7 +56,6 @@ class LeftInForce:
     Attributes:
         command: None where the run's record is gone.
         label_id: None: none was in force any more.
-        text: of that label.
         reason: why there was no score though it was computed.
     """
 
@@ -61,7 +63,6 @@ class LeftInForce:
     command: str | None
     recorded_at: datetime | None
     label_id: str | None
-    text: str | None
     simulator: str | None
     score: float | None
     reason: str | None
@@ -86,32 +87,73 @@ def read_left_in_force(
     """What runs left in force, the latest first; one that changed nothing left no row."""
     rows = connection.execute(
         """
-        WITH kept AS (
-            FROM label_history WHERE sae_id = $sae AND feature = $feature
-        ), named AS (
-            SELECT label_id, text FROM labels WHERE sae_id = $sae AND feature = $feature
-        )
-        SELECT k.run_id, r.command, k.recorded_at, k.label_id, n.text, k.simulator, k.score,
-            k.reason
-        FROM kept k LEFT JOIN runs r USING (run_id) LEFT JOIN named n USING (label_id)
+        SELECT k.run_id, r.command, k.recorded_at, k.label_id, k.simulator, k.score, k.reason
+        FROM label_history k LEFT JOIN runs r USING (run_id)
+        WHERE k.sae_id = $1 AND k.feature = $2
         ORDER BY k.recorded_at DESC, k.run_id
         """,
-        {"sae": feature_id.sae_id, "feature": feature_id.feature},
+        [feature_id.sae_id, feature_id.feature],
     ).fetchall()
     return tuple(LeftInForce(*row) for row in rows)
 
 
-def read_own_votes(
-    connection: duckdb.DuckDBPyConnection, feature_id: FeatureId, author: str
-) -> dict[str, int]:
-    """How an author voted on labels of a feature, by label: 1 for, -1 against."""
+@dataclass(frozen=True, slots=True)
+class LabelVotes:
+    """How people voted on a label.
+
+    Attributes:
+        n_up, n_down: for and against it.
+        own: of one author: 1, -1, or 0 for none.
+    """
+
+    n_up: int = 0
+    n_down: int = 0
+    own: int = 0
+
+
+def read_votes(
+    connection: duckdb.DuckDBPyConnection, label_ids: Sequence[str], author: str | None
+) -> dict[str, LabelVotes]:
+    """The votes on these labels, and among them an author's; none where nobody voted."""
     rows = connection.execute(
         """
-        SELECT label_id, vote FROM votes
-        WHERE author = $author AND vote <> 0 AND label_id IN (
-            SELECT label_id FROM labels WHERE sae_id = $sae AND feature = $feature
-        )
+        SELECT label_id, count_if(vote > 0), count_if(vote < 0),
+            coalesce(sum(vote) FILTER (author = $author), 0)::INTEGER
+        FROM votes WHERE label_id IN (SELECT unnest($ids::VARCHAR[])) GROUP BY label_id
         """,
-        {"author": author, "sae": feature_id.sae_id, "feature": feature_id.feature},
+        {"ids": list(label_ids), "author": author},
     ).fetchall()
-    return dict(rows)
+    return {label_id: LabelVotes(*counts) for label_id, *counts in rows}
+
+
+def labels_of(
+    records: Sequence[LabelRecord], in_force: str | None, votes: Mapping[str, LabelVotes]
+) -> FeatureLabels:
+    """The same labels as `read_feature_labels` reads, where all else of them is known already.
+
+    Args:
+        records: of all labels of the feature.
+        in_force: the label in force.
+        votes: by label.
+    """
+
+    def shown(record: LabelRecord) -> ShownLabel:
+        given = votes.get(record.label_id, LabelVotes())
+        names = [name for name in ShownLabel.__dataclass_fields__ if name not in ("n_up", "n_down")]
+        return ShownLabel(
+            **{name: getattr(record, name) for name in names},
+            n_up=given.n_up,
+            n_down=given.n_down,
+        )
+
+    ordered = sorted(
+        records,
+        key=lambda each: (each.explainer, each.model or "", each.draw or 0, each.label_id),
+    )
+    return FeatureLabels(
+        in_force=next((shown(each) for each in ordered if each.label_id == in_force), None),
+        others=tuple(
+            shown(each) for each in ordered if each.status == "done" and each.label_id != in_force
+        ),
+        failed=tuple(shown(each) for each in ordered if each.status == "failed"),
+    )

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserMistake
-from .feature_contexts import ShownContext, count_contexts, read_contexts
+from .feature_contexts import ShownContext, read_contexts
 from .feature_labels import ShownLabel, read_feature_labels
 from .near_features import ShownNeighbour, read_neighbours, read_rows
 from .records import ContextKind, FeatureId
@@ -76,6 +76,7 @@ class FeatureStatistics:
     """What was collected of a feature, whatever it is labelled.
 
     Attributes:
+        width: features of its SAE; None where that is not known.
         n_tokens: that its SAE has seen.
         density: active tokens per token over all splits.
         mean_activation: over active tokens.
@@ -84,6 +85,7 @@ class FeatureStatistics:
         top_tokens_positive, top_tokens_negative: output tokens, the strongest first.
     """
 
+    width: int | None
     n_active: int
     n_tokens: int | None
     density: float
@@ -226,18 +228,23 @@ def read_feature_page(
     statistics = read_statistics(connection, feature_id)
     labels = read_feature_labels(connection, feature_id)
     label = labels.in_force
+    kept = read_contexts(connection, feature_id, split, kind, n_contexts)
     return FeaturePage(
         feature_id=feature_id,
         label=label,
         other_labels=labels.others,
         failed_labels=labels.failed,
         scores=_scores(connection, label.label_id) if label else (),
-        **{field.name: getattr(statistics, field.name) for field in fields(statistics)},
+        **{
+            field.name: getattr(statistics, field.name)
+            for field in fields(statistics)
+            if field.name != "width"
+        },
         neighbours=read_neighbours(connection, feature_id),
         split=split,
         kind=kind,
-        n_contexts=count_contexts(connection, feature_id).get((split, kind), 0),
-        contexts=read_contexts(connection, feature_id, split, kind, n_contexts),
+        n_contexts=kept.counts.get((split, kind), 0),
+        contexts=kept.contexts,
     )
 
 
@@ -252,14 +259,15 @@ def read_statistics(
     # All columns, by name: a run of an older version lacks some.
     found = read_rows(
         connection,
-        "SELECT f.*, (SELECT n_tokens FROM saes WHERE sae_id = $1) AS n_tokens "
-        "FROM features f WHERE sae_id = $1 AND feature = $2",
+        "SELECT f.*, s.n_tokens, s.width FROM features f LEFT JOIN saes s USING (sae_id) "
+        "WHERE sae_id = $1 AND feature = $2",
         [feature_id.sae_id, feature_id.feature],
     )
     if not found:
         raise UserMistake("Nothing has been collected for this feature.", found=str(feature_id))
     (row,) = found
     return FeatureStatistics(
+        width=row["width"],
         n_active=row["n_active"] or 0,
         n_tokens=row["n_tokens"],
         density=row["density"] or 0.0,

@@ -44,10 +44,9 @@ def read_neighbours(
     )
     labels = dict(
         connection.execute(
-            "SELECT feature, text FROM current_features "
-            "WHERE text IS NOT NULL AND sae_id = $1 AND feature IN "
-            "(SELECT neighbour FROM neighbours WHERE sae_id = $1 AND feature = $2)",
-            of_feature,
+            "SELECT feature, text FROM current_features WHERE sae_id = $1 "
+            "AND feature IN (SELECT unnest($2::INTEGER[]))",
+            [feature_id.sae_id, [row["neighbour"] for row in rows]],
         ).fetchall()
     )
     return tuple(

@@ -37,8 +37,8 @@ def read_shown_simulations(
     rows = connection.execute(
         """
         SELECT label_id, simulator, window_id, predicted, reason FROM simulations
-        WHERE scorer = 'simulation' AND list_contains($labels, label_id)
-            AND list_contains($windows::UBIGINT[], window_id)
+        WHERE scorer = 'simulation' AND label_id IN (SELECT unnest($labels::VARCHAR[]))
+            AND window_id IN (SELECT unnest($windows::UBIGINT[]))
         ORDER BY label_id, simulator
         """,
         {"labels": list(label_ids), "windows": list(window_ids)},

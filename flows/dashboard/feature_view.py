@@ -16,14 +16,14 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...store.errors import UserMistake
-from ...store.feature_contexts import ShownContext, count_contexts, read_contexts
+from ...store.feature_contexts import ShownContext, read_contexts
 from ...store.feature_history import (
     LabelRecord,
+    labels_of,
     read_label_records,
     read_left_in_force,
-    read_own_votes,
+    read_votes,
 )
-from ...store.feature_labels import read_feature_labels
 from ...store.feature_list import FeatureRow, read_feature_row
 from ...store.feature_page import find_feature, read_statistics
 from ...store.label_provenance import Provenance, read_provenance
@@ -125,16 +125,17 @@ def show_feature(
     author = default_author(request)
     records = read_label_records(connection, feature_id)
     done = [each.label_id for each in records if each.status == "done"]
+    votes = read_votes(connection, done, author)
     blocks = make_blocks(
-        read_feature_labels(connection, feature_id),
+        labels_of(records, row.label_id, votes),
         records,
         read_label_scores(connection, done),
-        read_own_votes(connection, feature_id, author) if author else {},
+        votes,
         author,
     )
     statistics = read_statistics(connection, feature_id)
-    contexts = read_contexts(connection, feature_id, asked.split, asked.kind)
-    simulations = _simulations(connection, asked, done, contexts)
+    kept = read_contexts(connection, feature_id, asked.split, asked.kind)
+    simulations = _simulations(connection, asked, done, kept.contexts)
     simulation = _chosen(simulations, asked, row)
     has_seen = has_seen_score(request) or asked.split == "score"
     response = render(
@@ -151,8 +152,8 @@ def show_feature(
         neighbours=read_neighbours(connection, feature_id),
         asked=asked,
         own=feature_path(feature_id),
-        counts=count_contexts(connection, feature_id),
-        intervals=shade_contexts(contexts, statistics.max_activation or 0.0, simulation),
+        counts=kept.counts,
+        intervals=shade_contexts(kept.contexts, statistics.max_activation or 0.0, simulation),
         simulations=simulations,
         simulation=simulation,
         texts={record.label_id: record.text for record in records},
@@ -163,7 +164,7 @@ def show_feature(
         author=author,
         has_seen_score=has_seen,
         mistake=mistake,
-        **_next_to(connection, feature_id),
+        **_next_to(feature_id, statistics.width),
     )
     if asked.split == "score":
         remember_score_was_seen(response, feature_path(feature_id))
@@ -214,11 +215,10 @@ def _provenance(
     return None if chosen is None else read_provenance(connection, chosen)
 
 
-def _next_to(connection: duckdb.DuckDBPyConnection, feature_id: FeatureId) -> dict[str, Any]:
+def _next_to(feature_id: FeatureId, width: int | None) -> dict[str, Any]:
     """Where the features before and after it in the SAE are; None where it is the last."""
-    places = {}
-    for name, step in (("previous", -1), ("next", 1)):
-        near = FeatureId(feature_id.sae_id, feature_id.feature + step)
-        row = read_feature_row(connection, near) if near.feature >= 0 else None
-        places[name] = None if row is None else feature_path(near)
-    return places
+    n = feature_id.feature
+    return {
+        "previous": feature_path(FeatureId(feature_id.sae_id, n - 1)) if n > 0 else None,
+        "next": feature_path(FeatureId(feature_id.sae_id, n + 1)) if n + 1 < (width or 0) else None,
+    }

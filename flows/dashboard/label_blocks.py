@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ...store.feature_history import LabelRecord
+from ...store.feature_history import LabelRecord, LabelVotes
 from ...store.feature_labels import FeatureLabels, ShownLabel
 from ...store.label_scores import LabelScore
 from ...store.null_ladder import SHUFFLED
@@ -88,7 +88,7 @@ def make_blocks(
     labels: FeatureLabels,
     records: Sequence[LabelRecord],
     scores: Mapping[str, Sequence[LabelScore]],
-    votes: Mapping[str, int],
+    votes: Mapping[str, LabelVotes],
     author: str | None,
 ) -> LabelBlocks:
     """Puts together what was read of a feature's labels.
@@ -97,7 +97,7 @@ def make_blocks(
         labels: of the feature.
         records: of the same labels.
         scores: by label.
-        votes: of who looks, by label.
+        votes: by label.
         author: who looks; None where that is not known.
     """
     by_id = {record.label_id: record for record in records}
@@ -110,7 +110,7 @@ def make_blocks(
             headlines=tuple(_headlines(own)),
             others=tuple(_others(own)),
             quarters=tuple(_quarters(own)),
-            own_vote=votes.get(label.label_id, 0),
+            own_vote=votes[label.label_id].own if label.label_id in votes else 0,
             is_own=label.source == "human" and author is not None and label.author == author,
         )
 
