@@ -74,7 +74,7 @@ def make_histogram(
             y=round(HEIGHT - height, 2),
             width=round(max(step - 1, step * 0.8), 2),
             height=round(height, 2),
-            title=f"{where}{count:,} tokens",
+            title=f"{where}{count:,} token{'' if count == 1 else 's'}",
         )
 
     return Histogram(
