@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from .dashboards import make_run
 from .made_up_pages import IN_FORCE, PATH, RIVAL, Browser, publish_made_up, written_labels
 from .made_up_run import RES
 from .test_feature_view import text_of
@@ -162,3 +163,22 @@ def test_own_labels_can_be_taken_back_and_others_cannot(run: Path, browser: Brow
 
 def test_forms_for_features_there_are_not_are_a_404(browser: Browser) -> None:
     assert browser.send("label", path=f"/{RES}/4000", text="mine").status_code == 404
+
+
+def test_a_neuron_s_page_is_at_its_name_and_sign(tmp_path: Path) -> None:
+    neurons = "toy-gemma-2/1-mlp-neurons"
+    tables = ("saes", "features", "feature_splits", "neighbours", "contexts", "labels")
+    run = make_run(
+        tmp_path / "run",
+        *(f"UPDATE {table} SET sae_id = '{neurons}' WHERE sae_id = '{RES}'" for table in tables),
+        "UPDATE meta SET value = 'neurons' WHERE key = 'revision'",
+    )
+    browser = Browser(run)
+    path = f"/{neurons}/1+"
+    page = browser.get(path).text
+    assert f'data-key="j" href="/{neurons}/1-"' in page
+    opened = browser.get(f"{path}?split=score")
+    assert f"Path={path};" in opened.headers["set-cookie"]
+    assert browser.send("label", path, text="mine", author="ada").status_code == 303
+    assert [(each["feature"], each["saw_score"]) for each in written_labels(run)] == [(2, True)]
+    assert browser.get(f"/{neurons}/1").status_code == 404
