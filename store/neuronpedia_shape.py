@@ -14,8 +14,9 @@ from .records import FeatureId
 from .unit_names import unit_name
 
 if TYPE_CHECKING:
+    from .feature_contexts import ShownContext
     from .feature_labels import ShownLabel
-    from .feature_page import FeaturePage, ShownContext, ShownScore
+    from .feature_page import FeaturePage, ShownScore
 
 SCORE_TYPE = "scopenote_{scorer}_{metric}"
 

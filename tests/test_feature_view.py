@@ -255,6 +255,12 @@ def test_who_only_reads_is_shown_no_forms(run: Path) -> None:
     assert "form_secret" not in page
 
 
+def test_where_the_model_is_at_hand_the_feature_can_be_tried(run: Path) -> None:
+    assert 'id="try-text"' not in Browser(run).get().text
+    page = Browser(run, with_model=True).get().text
+    assert 'id="try-text"' in page and f'action="{PATH}/try#result"' in page
+
+
 def test_votes_and_labels_are_the_same_as_the_terminal_reads(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     at = datetime(2026, 11, 22, tzinfo=UTC)
