@@ -113,6 +113,9 @@ def _listen(host: str, port: int) -> socket.socket:
             mend="name another port with `--port` (0 takes any that is free), or an address of "
             "this machine with `--host`",
         ) from error
+    # Else each answer after the first on a connection waits 40 ms for the acknowledgement of its
+    # own headers: asyncio sees to that only for sockets that it has made itself.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.set_inheritable(False)
     return listener
 

@@ -59,7 +59,8 @@ _ROWS = f"""
         CASE WHEN c.label_id IS NULL THEN k.failure END AS failure,
         coalesce(v.n_up, 0) AS n_up, coalesce(v.n_down, 0) AS n_down,
         CASE WHEN text IS NULL THEN 0 ELSE
-            count(*) OVER (PARTITION BY f.sae_id, {_SAME_TEXT}) - 1 END AS n_same
+            count(*) OVER (PARTITION BY f.sae_id, {_SAME_TEXT}) - 1 END AS n_same,
+        row_number() OVER (ORDER BY f.sae_id, f.feature) - 1 AS place
     FROM features f
     LEFT JOIN in_force c USING (sae_id, feature)
     LEFT JOIN counted k USING (sae_id, feature)
@@ -169,7 +170,8 @@ def _make_touched_aside(connection: duckdb.DuckDBPyConnection) -> None:
         f"""
         UPDATE {_ASIDE}.main.current_features AS t SET disagreement = NULL,
             n_same = n_same
-                + {_same_as("t", f"{here}.main.current_features", f"{_ASIDE}.main.keys")}
+                + {_same_as("t", f"{here}.main.current_features", f"{_ASIDE}.main.keys")},
+            place = {_before("t", "place", f"{here}.main.current_features")}
         """
     )
 
@@ -230,6 +232,14 @@ def _same_as(row: str, others: str, keys: str) -> str:
     )
 
 
+def _before(row: str, column: str, others: str) -> str:
+    """What a row's feature has in another table."""
+    return (
+        f"(SELECT {column} FROM {others} o "
+        f"WHERE o.sae_id = {row}.sae_id AND o.feature = {row}.feature)"
+    )
+
+
 def lay_over_features(connection: duckdb.DuckDBPyConnection, own: str, published: str) -> None:
     """Shows what rows laid over `labels` and `votes` make of the features they are about.
 
@@ -256,7 +266,8 @@ def lay_over_features(connection: duckdb.DuckDBPyConnection, own: str, published
             SELECT disagreement FROM {published}.main.current_features p
             WHERE p.sae_id = t.sae_id AND p.feature = t.feature AND p.label_id = t.label_id
         ), n_same = n_same
-            + {_same_as("t", f"{published}.main.current_features", f"{own}.touched.keys")};
+            + {_same_as("t", f"{published}.main.current_features", f"{own}.touched.keys")},
+            place = {_before("t", "place", f"{published}.main.current_features")};
         CREATE VIEW {own}.main.current_features AS
         FROM {published}.main.current_features
         ANTI JOIN {own}.touched.keys USING (sae_id, feature)

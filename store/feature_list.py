@@ -66,7 +66,7 @@ class Queue(StrEnum):
 
 _ORDERS: Mapping[Order, tuple[str, bool]] = {
     # The column, and whether its largest values come first.
-    Order.FEATURE: ("sae_id", False),
+    Order.FEATURE: ("place", False),
     Order.SCORE: ("score", True),
     Order.LIFT: ("lift", True),
     Order.DENSITY: ("density", True),
@@ -80,13 +80,13 @@ _ORDERS: Mapping[Order, tuple[str, bool]] = {
 
 _QUEUES: Mapping[Queue, tuple[str, str]] = {
     # What is in it, and in which order.
-    Queue.WORST: ("score IS NOT NULL", "score, sae_id, feature"),
-    Queue.LIFT: ("lift IS NOT NULL", "lift DESC, sae_id, feature"),
-    Queue.UNLABELLED: ("label_id IS NULL AND n_active > 0", "n_active DESC, sae_id, feature"),
-    Queue.DISAGREEING: ("disagreement IS NOT NULL", "disagreement DESC, sae_id, feature"),
+    Queue.WORST: ("score IS NOT NULL", "score, place"),
+    Queue.LIFT: ("lift IS NOT NULL", "lift DESC, place"),
+    Queue.UNLABELLED: ("label_id IS NULL AND n_active > 0", "n_active DESC, place"),
+    Queue.DISAGREEING: ("disagreement IS NOT NULL", "disagreement DESC, place"),
     # Those of one text stand together.
-    Queue.COLLIDING: ("n_same > 0", "n_same DESC, sae_id, lower(trim(text)), feature"),
-    Queue.STALE: ("score_stale_since IS NOT NULL", "score_stale_since, sae_id, feature"),
+    Queue.COLLIDING: ("n_same > 0", "n_same DESC, sae_id, lower(trim(text)), place"),
+    Queue.STALE: ("score_stale_since IS NOT NULL", "score_stale_since, place"),
 }
 
 _SCORED: Mapping[Scored, str] = {
@@ -210,12 +210,18 @@ def read_feature_list(connection: duckdb.DuckDBPyConnection, query: FeatureQuery
     ).fetchall()
     n_pages = max(1, -(-n // PAGE_SIZE))
     columns = ", ".join(field.name for field in fields(FeatureRow))
-    rows = connection.execute(
-        f"SELECT {columns} FROM current_features WHERE {where} "
+    # First which, then what: sorted with all their columns, a million rows take ten times as long.
+    places = connection.execute(
+        f"SELECT place FROM current_features WHERE {where} "
         f"ORDER BY {_order_by(query)} LIMIT {PAGE_SIZE} OFFSET {PAGE_SIZE * (query.page - 1)}",
         parameters,
     ).fetchall()
-    return FeatureList(query, n, n_pages, tuple(FeatureRow(*row) for row in rows))
+    found = connection.execute(
+        f"SELECT place, {columns} FROM current_features WHERE place IN (SELECT unnest($places))",
+        {"places": [place for (place,) in places]},
+    ).fetchall()
+    rows = {place: FeatureRow(*row) for place, *row in found}
+    return FeatureList(query, n, n_pages, tuple(rows[place] for (place,) in places))
 
 
 def read_feature_row(
@@ -312,6 +318,4 @@ def _order_by(query: FeatureQuery) -> str:
         return _QUEUES[query.queue][1]
     column, is_falling = _ORDERS[query.order or Order.FEATURE]
     direction = "DESC" if is_falling != query.reverse else "ASC"
-    if column == "sae_id":
-        return f"sae_id {direction}, feature {direction}"
-    return f"{column} {direction} NULLS LAST, sae_id, feature"
+    return f"{column} {direction} NULLS LAST, place"

@@ -354,7 +354,8 @@ MIGRATIONS: tuple[Migration, ...] = (
             failure VARCHAR,           -- why there is none in force, where one was tried
             n_up BIGINT,               -- votes on the label in force
             n_down BIGINT,
-            n_same BIGINT              -- other features of the SAE whose label says the same
+            n_same BIGINT,             -- other features of the SAE whose label says the same
+            place INTEGER              -- from 0, by sae_id and feature; lists end with it
         );
         -- Whose rows there and here are to be made anew, since the state they were made of.
         CREATE TABLE touched_features (sae_id VARCHAR, feature INTEGER);
