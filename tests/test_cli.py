@@ -35,6 +35,7 @@ COMMANDS = (
     "vote",
     "runs",
     "schedule",
+    "serve",
     "estimate",
     "replay",
     "doctor",

@@ -24,6 +24,8 @@ from .asking_runs import rows
 
 SITES = ("att", "mlp", "res")
 
+pytestmark = pytest.mark.slow  # it takes a collected run
+
 
 @pytest.fixture(scope="module")
 def config(collected: Path) -> Config:

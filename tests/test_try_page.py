@@ -34,6 +34,8 @@ from scopenote.store.tried_feature import TriedFeature, read_tried_feature
 from .asking_runs import rows
 from .made_up_run import RES, make_database
 
+pytestmark = pytest.mark.slow  # it takes a collected run
+
 SAE = "toy-gemma-2/1-res-1k"
 TEXT = "class Reader:\n    def read(self):\n        return self.text"
 
