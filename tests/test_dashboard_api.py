@@ -37,22 +37,27 @@ def schema(run: Path) -> schemathesis.BaseSchema:
     )
 
 
-@pytest.mark.parametrize("mode", list(GenerationMode))
-def test_whatever_is_asked_is_answered_as_the_description_says(
-    schema: schemathesis.BaseSchema, mode: GenerationMode
-) -> None:
+def ask_at_random(schema: schemathesis.BaseSchema, mode: GenerationMode, n: int) -> None:
+    """Draws n requests for each address; answers are to be as the description says."""
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) >= 4
+    assert len(operations) >= 5
     for operation in operations:
         if mode == GenerationMode.NEGATIVE and not [*operation.query, *operation.path_parameters]:
             continue  # there is nothing to get wrong
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=n, deadline=None, suppress_health_check=list(HealthCheck))
         def check(case: schemathesis.Case) -> None:
             case.call_and_validate()
 
         check()
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_whatever_is_asked_is_answered_as_the_description_says(
+    schema: schemathesis.BaseSchema, mode: GenerationMode
+) -> None:
+    ask_at_random(schema, mode, n=40)
 
 
 def test_a_list_has_every_feature_once(api: TestClient) -> None:
@@ -144,3 +149,25 @@ def test_the_description_loads_nothing_and_lists_only_what_reads(api: TestClient
     assert {method for path in found["paths"].values() for method in path} == {"get"}
     assert all(path.startswith("/api/") for path in found["paths"])
     assert api.get("/docs").status_code == api.get("/redoc").status_code == 404
+
+
+def test_the_overview_has_the_numbers_of_its_page(api: TestClient, run: Path) -> None:
+    found = api.get("/api/overview").json()
+    coverage = found["coverage"]
+    labelled = sum(each["n"] for each in coverage["labelled"])
+    assert (coverage["n_features"], labelled) == (2 * WIDTH, 2 * (WIDTH - 2))
+    assert [sae["sae_id"] for sae in found["saes"]] == sorted([RES, MLP])
+    assert {row["explainer"] for row in found["ladder"]} == {"token_lookup"}
+    part = api.get("/api/overview", params={"site": "mlp"}).json()
+    assert [sae["sae_id"] for sae in part["saes"]] == [MLP]
+    assert part["coverage"]["n_features"] == WIDTH
+    nothing = api.get("/api/overview", params={"site": "nowhere"}).json()
+    assert (nothing["saes"], nothing["ladder"]) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_of_many_requests_drawn_at_random_none_breaks_it(
+    schema: schemathesis.BaseSchema, mode: GenerationMode
+) -> None:
+    ask_at_random(schema, mode, n=150)

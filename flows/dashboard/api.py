@@ -13,7 +13,10 @@ from ...store.feature_list import Queue, count_queues, read_feature_list
 from ...store.feature_page import find_feature, read_feature_page
 from ...store.label_scores import read_label_scores
 from ...store.neuronpedia_shape import neuronpedia_feature
+from ...store.null_ladder import LadderRow
+from ...store.overview import Bars, Coverage, OverviewQuery, SaeHealth, read_overview
 from ...store.runs import read_runs
+from ...store.score_spread import read_ladder
 from .list_page import ListQuery
 from .pages import Connection
 
@@ -76,6 +79,15 @@ class Features(BaseModel):
     page: int
     n_pages: int
     features: list[Feature]
+
+
+class Quality(BaseModel):
+    """A run's labels at a glance: what is covered, the SAEs, and where the scores stand."""
+
+    coverage: Coverage
+    saes: tuple[SaeHealth, ...]
+    bars: tuple[Bars, ...] = Field(description="Scores of labels in force, by twentieths.")
+    ladder: tuple[LadderRow, ...] = Field(description="Scores beside the null's and shuffled ones.")
 
 
 class Run(BaseModel):
@@ -143,6 +155,25 @@ def feature(
     labels = [*([page.label] if page.label else []), *page.other_labels]
     scores = read_label_scores(connection, [each.label_id for each in labels])
     return neuronpedia_feature(page, scores)
+
+
+@router.get("/overview", responses=_MISTAKES)
+def overview(
+    connection: Connection,
+    sae: Annotated[str, Query(max_length=200)] = "",
+    site: Annotated[str, Query(max_length=40)] = "",
+    layer: Annotated[int | None, Query(ge=0, le=10_000)] = None,
+    explainer: Annotated[str, Query(max_length=100)] = "",
+) -> Quality:
+    """How much is labelled and scored, and how well, of all features or of some SAEs."""
+    query = OverviewQuery(sae=sae, site=site, layer=layer, explainer=explainer)
+    found = read_overview(connection, query)
+    return Quality(
+        coverage=found.coverage,
+        saes=found.saes,
+        bars=found.bars,
+        ladder=read_ladder(connection, found.sae_ids, explainer) if found.saes else (),
+    )
 
 
 @router.get("/runs", responses=_MISTAKES)
