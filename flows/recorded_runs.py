@@ -14,8 +14,9 @@ from prefect.runtime import flow_run
 from .. import __version__
 from ..store.absorb import absorb_inbox, remove_absorbed
 from ..store.current_features import refresh_current_features
-from ..store.database import open_work, publish, transaction
+from ..store.database import open_work, publish
 from ..store.errors import StoreError
+from ..store.facts import transaction
 from ..store.label_history import append_history
 from ..store.run_folder import RunFolder
 from ..store.run_summaries import REPORT

@@ -15,8 +15,9 @@ import duckdb
 import pyarrow as pa
 
 from .current_features import note_touched
-from .database import REVISION, get_meta, now, set_meta, transaction
+from .database import now
 from .errors import PartConflict
+from .facts import REVISION, get_meta, set_meta, transaction
 from .inbox import inbox_names, read_inbox
 from .inbox_rows import merge_rows
 from .merging import merge_parts

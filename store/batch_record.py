@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from .database import REVISION, now, set_meta, transaction
+from .database import now
+from .facts import REVISION, set_meta, transaction
 
 if TYPE_CHECKING:
     import duckdb

@@ -19,7 +19,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from .database import REVISION, now, set_meta, transaction
+from .database import now
+from .facts import REVISION, set_meta, transaction
 from .journal import hold_ended, list_journals
 from .journal_lines import join_request, split_request, to_json
 from .journalled_calls import JournalReading

@@ -27,7 +27,7 @@ import pyarrow as pa
 from jaxtyping import Float64, Int32, Int64
 
 from .collected import mark_worked_out, saes_behind
-from .database import transaction
+from .facts import transaction
 
 _COFIRING = "cofiring"
 _ROWS_AT_ONCE = 1 << 18

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from .database import REVISION, get_meta, set_meta
+from .facts import REVISION, get_meta, set_meta
 from .records import CollectedChunk
 
 _COMPLETE = "corpus_complete"

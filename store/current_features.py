@@ -7,16 +7,15 @@ the other tables, and are made anew whenever a state is published.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from .facts import REVISION, get_meta, set_meta, transaction
 
 if TYPE_CHECKING:
     import duckdb
 
 # Facts in `meta`, each a revision: that the rows are of; that all of them were last made of at
 # once; and up to which all that changed since is noted in `touched_features`.
-_REVISION = "revision"
 _MADE_OF = "current_features_of"
 _WHOLE_OF = "current_features_whole"
 _NOTED_TO = "touched_features_to"
@@ -99,11 +98,11 @@ def refresh_current_features(connection: duckdb.DuckDBPyConnection, whole: bool 
     Returns:
         Whether there was anything to do.
     """
-    state = _fact(connection, _REVISION)
-    made_of, begun_at = _fact(connection, _MADE_OF), _fact(connection, _WHOLE_OF)
+    state = get_meta(connection, REVISION)
+    made_of, begun_at = get_meta(connection, _MADE_OF), get_meta(connection, _WHOLE_OF)
     if state is not None and state == (begun_at if whole else made_of):
         return False
-    has_noted_all = made_of is not None and state == _fact(connection, _NOTED_TO)
+    has_noted_all = made_of is not None and state == get_meta(connection, _NOTED_TO)
     ((n_threads,),) = connection.execute("SELECT current_setting('threads')").fetchall()
     # At a million features this takes seconds: readers keep half of the machine meanwhile.
     connection.execute(f"SET threads = {max(1, n_threads // 2)}")
@@ -112,11 +111,11 @@ def refresh_current_features(connection: duckdb.DuckDBPyConnection, whole: bool 
             # Aside: in one transaction DuckDB writes to one database only.
             connection.execute(f"ATTACH ':memory:' AS {_ASIDE}")
             _make_touched_aside(connection)
-            with _all_or_nothing(connection):
+            with transaction(connection):
                 _renew_touched(connection)
                 _note_made(connection, state)
         else:
-            with _all_or_nothing(connection):
+            with transaction(connection):
                 for table, rows in _TABLES.items():
                     connection.execute(f"DELETE FROM {table}")
                     connection.execute(f"INSERT INTO {table} BY NAME {rows}")
@@ -134,17 +133,6 @@ def _note_made(connection: duckdb.DuckDBPyConnection, state: str | None) -> None
         _set_fact(connection, fact, state)
 
 
-@contextmanager
-def _all_or_nothing(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.execute("BEGIN")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
 def note_touched(
     connection: duckdb.DuckDBPyConnection, before: str | None, keys: str, values: list[Any]
 ) -> None:
@@ -157,9 +145,9 @@ def note_touched(
         values: its parameters.
     """
     # Whatever changed without being noted breaks the chain, and all rows are made anew.
-    if before is not None and before == _fact(connection, _NOTED_TO):
+    if before is not None and before == get_meta(connection, _NOTED_TO):
         connection.execute(f"INSERT INTO touched_features SELECT DISTINCT * FROM ({keys})", values)
-        _set_fact(connection, _NOTED_TO, _fact(connection, _REVISION))
+        _set_fact(connection, _NOTED_TO, get_meta(connection, REVISION))
 
 
 def _make_touched_aside(connection: duckdb.DuckDBPyConnection) -> None:
@@ -285,13 +273,8 @@ def has_features(connection: duckdb.DuckDBPyConnection, catalog: str) -> bool:
     return bool(found)
 
 
-def _fact(connection: duckdb.DuckDBPyConnection, key: str) -> str | None:
-    rows = connection.execute("SELECT value FROM meta WHERE key = ?", [key]).fetchall()
-    return rows[0][0] if rows else None
-
-
 def _set_fact(connection: duckdb.DuckDBPyConnection, key: str, value: str | None) -> None:
     if value is None:
         connection.execute("DELETE FROM meta WHERE key = ?", [key])
     else:
-        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
+        set_meta(connection, key, value)

@@ -20,6 +20,7 @@ import duckdb
 
 from .current_features import refresh_current_features
 from .errors import NewerDatabase, StoreError, UserMistake
+from .facts import REVISION, get_meta, set_meta, transaction
 from .inbox import InboxFile, read_inbox
 from .inbox_rows import lay_over, use_catalogs
 from .schema import MIGRATIONS, SCHEMA_VERSION
@@ -29,8 +30,6 @@ PUBLISHED = "scopenote.duckdb"
 WORK = "work.duckdb"
 INBOX = "inbox"
 
-# The fact in `meta` that changes with every absorption.
-REVISION = "revision"
 # What takes longer than two seconds would draw a bar on standard output.
 _QUIET = "SET enable_progress_bar = false"
 # What a published copy has in common with the working one.
@@ -304,30 +303,6 @@ def publish_if_behind(connection: duckdb.DuckDBPyConnection, folder: Path) -> No
         if published == [get_meta(connection, fact) for fact in _STATE]:
             return
     publish(connection, folder)
-
-
-@contextmanager
-def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """All of it, or none."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-def get_meta(connection: duckdb.DuckDBPyConnection, key: str) -> str | None:
-    """A fact of the database, or None."""
-    # `fetchall`: a result that is not read to its end blocks the connection.
-    rows = connection.execute("SELECT value FROM meta WHERE key = ?", [key]).fetchall()
-    return rows[0][0] if rows else None
-
-
-def set_meta(connection: duckdb.DuckDBPyConnection, key: str, value: str) -> None:
-    """Writes a fact of the database."""
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
 
 
 def now() -> datetime:

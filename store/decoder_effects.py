@@ -13,7 +13,8 @@ from typing import Literal
 
 import duckdb
 
-from .database import REVISION, now, set_meta, transaction
+from .database import now
+from .facts import REVISION, set_meta, transaction
 from .parts import Part, list_parts
 from .records import content_hash
 from .unit_names import is_neuron_basis

@@ -10,8 +10,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from .database import REVISION, set_meta, transaction
 from .errors import UserMistake
+from .facts import REVISION, set_meta, transaction
 from .inbox import WrittenLabel
 from .records import FeatureId, Label, content_hash
 

@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass
 
 import duckdb
 
-from .database import REVISION, get_meta, set_meta, transaction
+from .facts import REVISION, get_meta, set_meta, transaction
 from .records import CollectedChunk, content_hash
 
 # To be raised when the same weights and text give other losses.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from .database import REVISION, set_meta, transaction
+from .facts import REVISION, set_meta, transaction
 from .null_ladder import SHUFFLED
 from .records import Score, Simulation, content_hash
 from .simulations import simulations_table

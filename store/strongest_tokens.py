@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from .collected import mark_worked_out, saes_behind
-from .database import transaction
+from .facts import transaction
 
 _TOP_TOKENS = "top_tokens"
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import duckdb
 
-from .database import get_meta
+from .facts import get_meta
 
 
 class Why(StrEnum):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 _FLAGS = [
@@ -90,6 +91,22 @@ class Watched:
     def open(self, path: str) -> Page:
         self.page.goto(self.home + path)
         return self.page
+
+    def assert_fit_for_all(self, *where: str) -> None:
+        """No serious finding of axe's, and no page that is wider than its window."""
+        found = Axe().run(self.page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa"]})
+        serious = [
+            (
+                self.page.url,
+                each["id"],
+                each["nodes"][0]["html"],
+                each["nodes"][0]["failureSummary"],
+            )
+            for each in found.response["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], where
+        assert not self.is_wider_than_the_window(), (self.page.url, where)
 
     def is_wider_than_the_window(self) -> bool:
         return bool(

@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 from scopenote.flows.dashboard.app import create_app
 from scopenote.flows.dashboard.site import Site
 from scopenote.store.calls import absorb_journals
-from scopenote.store.database import open_work, publish, set_meta
+from scopenote.store.database import open_work, publish
+from scopenote.store.facts import set_meta
 from scopenote.store.journal import Journal
 from scopenote.store.records import Call
 

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import duckdb
-from scopenote.store.database import WORK, publish, set_meta
+from scopenote.store.database import WORK, publish
+from scopenote.store.facts import set_meta
 from scopenote.store.schema import MIGRATIONS, SCHEMA_VERSION
 
 _JUDGE = "chat/gpt-4o-mini"

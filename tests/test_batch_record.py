@@ -22,7 +22,8 @@ from scopenote.store.batch_record import (
     requests_under_way,
     rounds_before,
 )
-from scopenote.store.database import REVISION, get_meta, migrate
+from scopenote.store.database import migrate
+from scopenote.store.facts import REVISION, get_meta
 from scopenote.store.schema import MIGRATIONS
 
 BEGAN = datetime(2026, 11, 21, 5, tzinfo=UTC)

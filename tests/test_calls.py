@@ -16,7 +16,8 @@ from pathlib import Path
 import duckdb
 import pytest
 from scopenote.store.calls import AbsorbedCalls, absorb_journals, find_calls, spent
-from scopenote.store.database import REVISION, get_meta, migrate, open_work, publish
+from scopenote.store.database import migrate, open_work, publish
+from scopenote.store.facts import REVISION, get_meta
 from scopenote.store.journal import Journal, list_journals
 from scopenote.store.journalled_calls import JournalledCalls
 from scopenote.store.records import Call

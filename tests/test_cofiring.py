@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scopenote.store import cofiring as module
 from scopenote.store.cofiring import add_cofiring, missing_cofiring
-from scopenote.store.database import open_work, set_meta
+from scopenote.store.database import open_work
+from scopenote.store.facts import set_meta
 from scopenote.store.schema import MIGRATIONS
 
 SAE = "toy/1-res"

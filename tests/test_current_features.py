@@ -13,7 +13,8 @@ import duckdb
 import pytest
 from scopenote.store.absorb import absorb_inbox, absorb_results
 from scopenote.store.current_features import refresh_current_features
-from scopenote.store.database import open_store, open_work, publish, set_meta
+from scopenote.store.database import open_store, open_work, publish
+from scopenote.store.facts import set_meta
 from scopenote.store.feature_list import (
     FeatureQuery,
     Labelled,

@@ -9,17 +9,14 @@ import pytest
 import scopenote
 from scopenote.store.database import (
     PUBLISHED,
-    REVISION,
     WORK,
-    get_meta,
     open_store,
     open_work,
     publish,
     publish_if_behind,
-    set_meta,
-    transaction,
 )
 from scopenote.store.errors import NewerDatabase, StoreError
+from scopenote.store.facts import REVISION, get_meta, set_meta, transaction
 from scopenote.store.schema import SCHEMA_VERSION
 
 

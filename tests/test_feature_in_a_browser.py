@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from .browsing import NARROW, WIDE, a_browser, serving, watched
@@ -51,14 +50,7 @@ def test_the_page_is_accessible_and_fits_the_window(
             for way in ("#shade-true", "#shade-simulated", "#shade-both"):
                 if page.locator(way).count():
                     page.check(way)
-                found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa"]})
-                serious = [
-                    (path, way, each["id"], each["nodes"][0]["html"])
-                    for each in found.response["violations"]
-                    if each["impact"] in ("serious", "critical")
-                ]
-                assert serious == []
-            assert not view.is_wider_than_the_window(), path
+                view.assert_fit_for_all(way)
 
 
 def test_one_click_shades_by_what_was_simulated(browser: Browser, home: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 from scopenote.store.current_features import refresh_current_features
-from scopenote.store.database import set_meta
+from scopenote.store.facts import set_meta
 from scopenote.store.null_ladder import read_null_ladder
 from scopenote.store.overview import OverviewQuery, read_overview
 from scopenote.store.score_spread import read_density_plot, read_ladder, read_worst

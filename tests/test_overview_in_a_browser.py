@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from .browsing import NARROW, WIDE, a_browser, serving, watched
@@ -61,14 +60,7 @@ def test_the_pages_are_accessible_and_fit_the_window(
             for path in paths:
                 page = view.open(path)
                 page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
-                found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa"]})
-                serious = [
-                    (path, each["id"], each["nodes"][0]["html"], each["nodes"][0]["failureSummary"])
-                    for each in found.response["violations"]
-                    if each["impact"] in ("serious", "critical")
-                ]
-                assert serious == []
-                assert not view.is_wider_than_the_window(), path
+                view.assert_fit_for_all()
 
 
 def test_a_dot_leads_to_its_feature(browser: Browser, home: str) -> None:

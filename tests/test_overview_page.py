@@ -15,7 +15,8 @@ from scopenote.flows.dashboard import overview_page
 from scopenote.flows.dashboard.app import create_app
 from scopenote.flows.dashboard.recent import Recent
 from scopenote.flows.dashboard.site import Site
-from scopenote.store.database import open_work, publish, set_meta
+from scopenote.store.database import open_work, publish
+from scopenote.store.facts import set_meta
 from scopenote.store.inbox import WrittenLabel, write_to_inbox
 from scopenote.store.records import FeatureId, Label
 from scopenote.store.score_spread import read_density_plot

@@ -10,8 +10,9 @@ from pathlib import Path
 import duckdb
 import pytest
 from scopenote.flows.dashboard.reader import Reader
-from scopenote.store.database import open_work, publish, set_meta
+from scopenote.store.database import open_work, publish
 from scopenote.store.errors import NewerDatabase, StoreError
+from scopenote.store.facts import set_meta
 from scopenote.store.inbox import Vote, write_to_inbox
 
 from .dashboards import make_run

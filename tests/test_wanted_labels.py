@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 import pytest
 from scopenote.flows.label_plan import LabelPlan, WantedLabel, share_changed
-from scopenote.store.database import set_meta
+from scopenote.store.facts import set_meta
 from scopenote.store.schema import MIGRATIONS
 from scopenote.store.wanted_labels import (
     LowScores,
