@@ -110,6 +110,7 @@ def files_under(url: str) -> list[str]:
     return sorted(name.partition("/parts/")[2] for name in found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_plain_functions")
 def test_shards_that_share_only_a_url_make_the_tables_of_one_run(
     tiny: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,6 +133,7 @@ def test_shards_that_share_only_a_url_make_the_tables_of_one_run(
     assert rest and all(name.endswith("/spent.json") for name in rest)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_plain_functions")
 def test_a_shard_does_not_collect_what_lies_there_already(
     tiny: Path, url: str, tmp_path: Path
@@ -236,6 +238,7 @@ def test_what_another_run_has_absorbed_is_collected_again_and_said(
     assert found_in(tmp_path / "other") == found_in(tmp_path / "one")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_plain_functions")
 def test_the_first_thresholds_are_believed_by_machines_that_begin_at_once(
     tiny: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
