@@ -22,8 +22,8 @@ _NOTED_TO = "touched_features_to"
 # A memory beside the working copy.
 _ASIDE = "aside"
 
-# What labels say apart from case and white space, for those that say the same.
-_SAME_TEXT = r"lower(trim(regexp_replace(text, '\s+', ' ', 'g')))"
+# A number for what a label says apart from case and white space: equal for those that say the same.
+_SAME_TEXT = r"md5_number_lower(lower(trim(regexp_replace(text, '\s+', ' ', 'g'))))"
 
 _ROWS = f"""
     WITH counted AS (
@@ -38,7 +38,7 @@ _ROWS = f"""
             AND starts_with(metric, 'auroc_') AND value IS NOT NULL
         GROUP BY label_id
     ),
-    in_force AS (FROM current_labels),
+    in_force AS (SELECT *, {_SAME_TEXT} AS text_key FROM current_labels),
     disagreements AS (
         SELECT label_id, abs(
             percent_rank() OVER (PARTITION BY sae_id, explainer, simulator ORDER BY score)
@@ -57,8 +57,9 @@ _ROWS = f"""
         coalesce(k.n_labels, 0) AS n_labels, coalesce(k.n_failed, 0) AS n_failed,
         CASE WHEN c.label_id IS NULL THEN k.failure END AS failure,
         coalesce(v.n_up, 0) AS n_up, coalesce(v.n_down, 0) AS n_down,
-        CASE WHEN text IS NULL THEN 0 ELSE
-            count(*) OVER (PARTITION BY f.sae_id, {_SAME_TEXT}) - 1 END AS n_same,
+        CASE WHEN text_key IS NULL THEN 0 ELSE
+            count(*) OVER (PARTITION BY f.sae_id, text_key) - 1 END AS n_same,
+        c.text_key,
         row_number() OVER (ORDER BY f.sae_id, f.feature) - 1 AS place
     FROM features f
     LEFT JOIN in_force c USING (sae_id, feature)
@@ -154,14 +155,7 @@ def _make_touched_aside(connection: duckdb.DuckDBPyConnection) -> None:
     ((here,),) = connection.execute("SELECT current_database()").fetchall()
     ((view,),) = connection.execute(_VIEW, [here]).fetchall()
     _make_touched(connection, f"{_ASIDE}.main", "SELECT DISTINCT * FROM touched_features", view)
-    connection.execute(
-        f"""
-        UPDATE {_ASIDE}.main.current_features AS t SET disagreement = NULL,
-            n_same = n_same
-                + {_same_as("t", f"{here}.main.current_features", f"{_ASIDE}.main.keys")},
-            place = {_before("t", "place", f"{here}.main.current_features")}
-        """
-    )
+    _compare_touched(connection, f"{_ASIDE}.main", f"{here}.main.current_features", "NULL")
 
 
 def _renew_touched(connection: duckdb.DuckDBPyConnection) -> None:
@@ -211,20 +205,34 @@ def _make_touched(connection: duckdb.DuckDBPyConnection, schema: str, keys: str,
         connection.execute(f"SET search_path = '{path}'")
 
 
-def _same_as(row: str, others: str, keys: str) -> str:
-    """How many rows of another table, of the same SAE and not of these keys, have a row's text."""
-    theirs, ours = (_SAME_TEXT.replace("text", f"{name}.text") for name in ("o", row))
-    return (
-        f"(SELECT count(*) FROM {others} o WHERE o.sae_id = {row}.sae_id "
-        f"AND (o.sae_id, o.feature) NOT IN (FROM {keys}) AND {theirs} = {ours})"
-    )
+def _compare_touched(
+    connection: duckdb.DuckDBPyConnection, schema: str, others: str, disagreement: str
+) -> None:
+    """Fills in what the rows of a few features need all others for.
 
-
-def _before(row: str, column: str, others: str) -> str:
-    """What a row's feature has in another table."""
-    return (
-        f"(SELECT {column} FROM {others} o "
-        f"WHERE o.sae_id = {row}.sae_id AND o.feature = {row}.feature)"
+    Args:
+        connection: to both.
+        schema: of the few, as `_make_touched` leaves it.
+        others: the table with the rows of all features, those of the few as they were.
+        disagreement: what it is, of `b`, the row as it was, and `t`, the row.
+    """
+    connection.execute(
+        f"""
+        UPDATE {schema}.current_features AS t SET
+            disagreement = {disagreement}, place = b.place, n_same = t.n_same + b.n_others
+        FROM (
+            SELECT w.sae_id, w.feature, w.place, w.label_id, w.disagreement,
+                coalesce(n_others, 0) AS n_others
+            FROM (FROM {others} SEMI JOIN {schema}.keys USING (sae_id, feature)) w
+            LEFT JOIN (
+                SELECT f.sae_id, f.feature, count(*) AS n_others
+                FROM {schema}.current_features f
+                JOIN (FROM {others} ANTI JOIN {schema}.keys USING (sae_id, feature)) o
+                    ON o.sae_id = f.sae_id AND o.text_key = f.text_key
+                GROUP BY ALL
+            ) USING (sae_id, feature)
+        ) b WHERE b.sae_id = t.sae_id AND b.feature = t.feature
+        """
     )
 
 
@@ -248,14 +256,10 @@ def lay_over_features(connection: duckdb.DuckDBPyConnection, own: str, published
                                  SELECT label_id FROM {own}.main.inbox_votes))
     """
     _make_touched(connection, f"{own}.touched", keys, view)
+    was = "CASE WHEN b.label_id = t.label_id THEN b.disagreement END"
+    _compare_touched(connection, f"{own}.touched", f"{published}.main.current_features", was)
     connection.execute(
         f"""
-        UPDATE {own}.touched.current_features AS t SET disagreement = (
-            SELECT disagreement FROM {published}.main.current_features p
-            WHERE p.sae_id = t.sae_id AND p.feature = t.feature AND p.label_id = t.label_id
-        ), n_same = n_same
-            + {_same_as("t", f"{published}.main.current_features", f"{own}.touched.keys")},
-            place = {_before("t", "place", f"{published}.main.current_features")};
         CREATE VIEW {own}.main.current_features AS
         FROM {published}.main.current_features
         ANTI JOIN {own}.touched.keys USING (sae_id, feature)

@@ -355,6 +355,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             n_up BIGINT,               -- votes on the label in force
             n_down BIGINT,
             n_same BIGINT,             -- other features of the SAE whose label says the same
+            text_key UBIGINT,          -- equal for labels that say the same
             place INTEGER              -- from 0, by sae_id and feature; lists end with it
         );
         -- Whose rows there and here are to be made anew, since the state they were made of.
