@@ -63,6 +63,7 @@ def sometimes_bad(asked: Asked) -> Answer:
     return refusal() if drawn < 0.12 else label_reply(asked)
 
 
+@pytest.mark.long
 def test_labels_by_batches_are_those_by_single_calls(asking: Any) -> None:
     n = 150
     with serve(sometimes_bad) as fake:

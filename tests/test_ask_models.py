@@ -82,6 +82,7 @@ def chaos(asked: Asked) -> Answer:
     return replace(good, after_seconds=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("own_server")
 def test_in_chaos_every_feature_ends_with_a_label_or_a_reason(asking: Any) -> None:
     with serve(chaos, keeps_requests=False) as fake:

@@ -66,7 +66,7 @@ def make_neighbours(run: Path) -> None:
             )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_second_opinions_and_gold_items_stand_beside_the_score(asking: Any) -> None:
     with serve(good_labels, keeps_requests=False) as fake:
