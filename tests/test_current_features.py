@@ -226,6 +226,7 @@ def matches(row: Any, query: FeatureQuery) -> bool:
         and within(row.score, query.min_score, query.max_score)
         and within(row.density, query.min_density, query.max_density)
         and within(row.lift, query.min_lift, None)
+        and within(row.disagreement, query.min_disagreement, None)
         and {
             Labelled.ANY: True,
             Labelled.YES: row.label_id is not None,
@@ -245,6 +246,7 @@ def matches(row: Any, query: FeatureQuery) -> bool:
         FeatureQuery(min_score=0.3, max_score=0.6, order=Order.SCORE),
         FeatureQuery(min_density=0.01, order=Order.PEAK, reverse=True),
         FeatureQuery(min_lift=0.0),
+        FeatureQuery(min_disagreement=0.3),
         FeatureQuery(labelled=Labelled.NO),
         FeatureQuery(labelled=Labelled.AUTO, explainer="token_lookup", order=Order.LABEL),
         FeatureQuery(order=Order.SCORE, page=2),
@@ -262,6 +264,7 @@ def matches(row: Any, query: FeatureQuery) -> bool:
 def test_a_list_is_what_a_person_would_pick_and_sort(
     connection: duckdb.DuckDBPyConnection, query: FeatureQuery
 ) -> None:
+    add_opinions(connection)
     every = [
         row
         for page in (1, 2)
