@@ -113,6 +113,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_heed_interruption,
                 env={**os.environ, **self.environment, "PREFECT_WORKER_QUERY_SECONDS": "1"},
             )
         try:
@@ -124,6 +125,11 @@ class Server:
 
     def log_of(self, pool: str) -> str:
         return (self.logs / f"worker-{pool}").read_text(errors="replace")
+
+
+def _heed_interruption() -> None:
+    """A worker ends by interrupting itself, which it cannot where its parent ignores that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 400) -> Any:
