@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .facts import REVISION, get_meta, set_meta, transaction
+from .null_ladder import HEADLINES
 
 if TYPE_CHECKING:
     import duckdb
@@ -69,20 +70,7 @@ _ROWS = f"""
     ORDER BY f.sae_id, f.feature
 """
 
-_HEADLINES = """
-    SELECT l.sae_id, l.feature, l.explainer, s.simulator, s.scorer, s.value, s.null_value, s.lift
-    FROM scores s JOIN (
-        SELECT *, generation < max(generation) OVER (
-            PARTITION BY sae_id, feature, explainer, prompt_version, model) AS is_old
-        FROM labels
-    ) l USING (label_id)
-    WHERE s.metric = 'correlation' AND s.split = 'score'
-        -- Nobody will score them again: newer labels have taken their place.
-        AND NOT (is_old AND s.stale_since IS NOT NULL)
-    ORDER BY l.sae_id, l.feature
-"""
-
-_TABLES = {"current_features": _ROWS, "headlines": _HEADLINES}
+_TABLES = {"current_features": _ROWS, "headlines": f"{HEADLINES} ORDER BY l.sae_id, l.feature"}
 
 
 def refresh_current_features(connection: duckdb.DuckDBPyConnection, whole: bool = False) -> bool:

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 SHUFFLED = "shuffled_label"
 """The scorer of a feature's windows simulated under another feature's label."""
 
+HEADLINES = """
+    SELECT l.sae_id, l.feature, l.explainer, s.simulator, s.scorer, s.value, s.null_value, s.lift
+    FROM scores s JOIN (
+        SELECT *, generation < max(generation) OVER (
+            PARTITION BY sae_id, feature, explainer, prompt_version, model) AS is_old
+        FROM labels
+    ) l USING (label_id)
+    WHERE s.metric = 'correlation' AND s.split = 'score'
+        -- Nobody will score them again: newer labels have taken their place.
+        AND NOT (is_old AND s.stale_since IS NOT NULL)
+"""
+"""Every headline on `score` with the feature that it is of, shuffled labels among them."""
+
 
 @dataclass(frozen=True, slots=True)
 class LadderRow:
@@ -45,18 +58,8 @@ class LadderRow:
 def read_null_ladder(connection: duckdb.DuckDBPyConnection) -> tuple[LadderRow, ...]:
     """A row for each explainer and simulator with scores."""
     rows = connection.execute(
-        """
-        WITH headlines AS (
-            SELECT l.explainer, s.simulator, s.scorer, s.value, s.null_value
-            FROM scores s JOIN (
-                SELECT *, generation < max(generation) OVER (
-                    PARTITION BY sae_id, feature, explainer, prompt_version, model) AS is_old
-                FROM labels
-            ) l USING (label_id)
-            WHERE s.metric = 'correlation' AND s.split = 'score'
-                -- Nobody will score them again: newer labels have taken their place.
-                AND NOT (is_old AND s.stale_since IS NOT NULL)
-        ),
+        f"""
+        WITH headlines AS ({HEADLINES}),
         high AS (
             SELECT explainer, simulator, quantile_cont(value, 0.95) AS bound FROM headlines
             WHERE scorer = $shuffled GROUP BY ALL

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hmac
 import logging
 import re
-from http.cookies import SimpleCookie
+from contextlib import suppress
+from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -122,10 +123,9 @@ class Guard:
 
     def _knows_token(self, scope: Scope, headers: Headers) -> bool:
         cookie = SimpleCookie()
-        try:
+        # Of a cookie that is none, what could be read counts.
+        with suppress(CookieError):
             cookie.load(headers.get("cookie", ""))
-        except Exception:
-            return False
         shown = cookie[COOKIE].value if COOKIE in cookie else ""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         return self._is_token(shown) or (scheme.lower() == "bearer" and self._is_token(given))

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ...store.database import INBOX, PUBLISHED, Store, open_store
 from ...store.errors import StoreError
@@ -84,8 +84,7 @@ class Reader:
         if what not in opened.remembered:
             # Two requests may work it out at once: that does no harm.
             opened.remembered[what] = read(connection)
-        found: T = opened.remembered[what]  # type: ignore[assignment]
-        return found
+        return cast(T, opened.remembered[what])
 
     def close(self) -> None:
         """Lets the database go as soon as the last request has ended."""
