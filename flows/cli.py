@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ..store.errors import ExitCode, UserMistake
+from .export_command import export
 from .hand_commands import label, vote
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
@@ -307,6 +308,7 @@ def show(
 
 app.command()(label)
 app.command()(vote)
+app.command()(export)
 app.command()(runs)
 app.command()(schedule)
 app.command()(serve)

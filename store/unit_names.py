@@ -12,6 +12,12 @@ import re
 from functools import lru_cache
 
 _BASIS = re.compile(r"(?P<layer>0|[1-9]\d*)-mlp-neurons", re.ASCII)
+FEATURE_ID_SQL = """{0}.sae_id || '/' || CASE
+    WHEN regexp_full_match({0}.sae_id, '(.*/)?(0|[1-9][0-9]*)-mlp-neurons')
+    THEN ({0}.feature // 2)::VARCHAR || CASE WHEN {0}.feature % 2 = 1 THEN '-' ELSE '+' END
+    ELSE {0}.feature::VARCHAR END"""
+"""What `unit_name` does, with the SAE's id before it, of a row that is called `{0}`."""
+
 _UNIT = re.compile(r"(?P<neuron>\d+)(?P<sign>[+-])", re.ASCII)
 _NUMBER = re.compile(r"\d+", re.ASCII)
 
