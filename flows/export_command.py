@@ -49,12 +49,36 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Take the place of what lies in DIR.")
     ] = False,
+    license: Annotated[
+        str,
+        typer.Option(
+            "--license", metavar="ID", help="For the data card, as the hub spells licences."
+        ),
+    ] = "unknown",
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            "--push-to-hub",
+            metavar="REPO",
+            help="Also upload the data set to this repository of the hub, private if it is new; "
+            "the token is that of `hf auth login` or HF_TOKEN.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="What was written, as JSON.")] = False,
 ) -> None:
     """Labels, features, contexts and scores as files."""
     from ..store.export_choice import ExportChoice
-    from .export_run import write_export
+    from .export_run import ExportRequest, write_export
     from .progress import Progress
+    from .push_dataset import prepare_repository, push_dataset
+
+    if push_to_hub is not None and format != "dataset":
+        raise UserMistake(
+            "Only a data set is uploaded.",
+            where="--push-to-hub",
+            found=f"--format {format}",
+            expected="--format dataset",
+        )
 
     choice = ExportChoice(
         saes=tuple(sae or ()),
@@ -62,21 +86,34 @@ def export(
         min_score=min_score,
         all_labels=all_labels,
     )
-    with published(run) as (_, store), Progress() as progress:
+    api = None if push_to_hub is None else prepare_repository(push_to_hub)
+    request = ExportRequest(
+        target=to,
+        format=format,
+        choice=choice,
+        overwrite=overwrite,
+        license=license,
+        place=push_to_hub,
+    )
+    with published(run) as (folder, store), Progress() as progress:
         if store.is_older:
             raise UserMistake(
                 "This database was made by an older version and cannot be brought up to date here.",
                 where=str(run),
                 mend="export it where the run is, or with the version that made it",
             )
-        report = write_export(store, to, format, choice, progress, overwrite)
+        report = write_export(folder, store, request, progress)
+        revision = store.revision
+    address = None
+    if api is not None and push_to_hub is not None:
+        address = push_dataset(api, push_to_hub, to, revision)
     if json:
-        print_json(report.as_dict())
+        print_json({**report.as_dict(), "uploaded_to": address})
     else:
-        print_page(render_export(report))
+        print_page(render_export(report, address))
 
 
-def render_export(report: ExportReport) -> RenderableType:
+def render_export(report: ExportReport, address: str | None = None) -> RenderableType:
     """What was written, and how it is loaded."""
     from rich.console import Group
 
@@ -87,4 +124,5 @@ def render_export(report: ExportReport) -> RenderableType:
     for file in report.files:
         rows = "" if file.rows is None else f"{file.rows:,}"
         table.add_row(file.file, rows, bytes_in_words(file.bytes))
-    return Group(f"Exported to {report.target}", "", table)
+    uploaded = [] if address is None else ["", f"Uploaded to {address}"]
+    return Group(f"Exported to {report.request.target}", "", table, *uploaded)

@@ -1,4 +1,4 @@
-"""Writing a run's labels as files: what each format is made of, and the order of the work."""
+"""Writing a run's labels, and what belongs to them, as files: the order of the work."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..store.export_choice import TABLES, Chosen, ExportChoice, choose
-from ..store.export_folder import ExportedFile, ExportFolder, written_export
-from ..store.export_tables import read_table
-from ..store.export_writers import open_rows_file
+from ..store.export_folder import ExportedFile, written_export
 from ..store.facts import get_meta
+from .export_dataset import write_dataset
+from .export_work import ExportWork, write_table
 
 if TYPE_CHECKING:
-    import duckdb
-
     from ..store.database import Store
+    from ..store.run_folder import RunFolder
     from .export_command import ExportFormat
     from .progress import Progress
 
@@ -24,89 +23,92 @@ if TYPE_CHECKING:
 _MEMORY = "400MB"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What is to be exported, and how.
+
+    Attributes:
+        target: the folder to write.
+        format: what the export is made of.
+        choice: of which features and labels.
+        overwrite: take the place of what lies there.
+        license: under which the labels are given on; an identifier of the hub's.
+        place: where a data set will be: a repository of the hub; None: the folder.
+    """
+
+    target: Path
+    format: ExportFormat
+    choice: ExportChoice
+    overwrite: bool = False
+    license: str = "unknown"
+    place: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ExportReport:
     """What was exported.
 
     Attributes:
-        target: the folder.
         chosen: rows by table.
         files: all but the manifest.
     """
 
-    target: Path
-    format: ExportFormat
+    request: ExportRequest
     chosen: Chosen
     files: tuple[ExportedFile, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
+        shown = ("file", "rows", "bytes", "sha256")
         return {
-            "folder": str(self.target),
-            "format": self.format,
+            "folder": str(self.request.target),
+            "format": self.request.format,
             "rows": self.chosen.as_dict(),
-            "files": [{"file": each.file, "rows": each.rows, "bytes": each.bytes,
-                       "sha256": each.sha256} for each in self.files],
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ExportWork:
-    """What a format's writer is given.
-
-    Attributes:
-        connection: to the published database, with the tables that `choose` fills.
-        folder: to write into.
-        choice: what was asked for.
-        chosen: how much that is.
-        progress: where the work's stages are shown.
-    """
-
-    connection: duckdb.DuckDBPyConnection
-    folder: ExportFolder
-    choice: ExportChoice
-    chosen: Chosen
-    progress: Progress
+            "files": [{name: getattr(each, name) for name in shown} for each in self.files],
+        }
 
 
 def write_export(
-    store: Store,
-    target: Path,
-    kind: ExportFormat,
-    choice: ExportChoice,
-    progress: Progress,
-    overwrite: bool = False,
+    folder: RunFolder, store: Store, request: ExportRequest, progress: Progress
 ) -> ExportReport:
-    """Exports a run's labels, and what belongs to them, into a folder.
+    """Exports what was asked for; the folder is there as a whole or not at all.
 
     Args:
-        store: the run's published database.
-        target: the folder, which is there as a whole or not at all.
-        kind: what the export is made of.
-        choice: of which features and labels.
+        folder: of the run.
+        store: its published database.
+        request: what is asked for.
         progress: where the work's stages are shown.
-        overwrite: take the place of what lies there.
 
     Raises:
-        UserMistake: nothing is chosen, or the folder is not free.
+        UserMistake: nothing is chosen, or the folder to write is not free.
         StoreError: the disk refuses it.
     """
     connection = store.connection
     connection.execute(f"SET memory_limit = '{_MEMORY}'")
-    with written_export(target, overwrite) as folder:
-        chosen = choose(connection, choice)
-        _WRITERS[kind](ExportWork(connection, folder, choice, chosen, progress))
-        files = folder.write_manifest(_facts(store, kind, choice))
-    return ExportReport(target, kind, chosen, files)
+    with written_export(request.target, request.overwrite) as export:
+        chosen = choose(connection, request.choice)
+        work = ExportWork(
+            connection=connection,
+            database=folder.database,
+            folder=export,
+            choice=request.choice,
+            chosen=chosen,
+            progress=progress,
+            license=request.license,
+            place=request.place,
+        )
+        _WRITERS[request.format](work)
+        files = export.write_manifest(_facts(store, request))
+    return ExportReport(request, chosen, files)
 
 
-def _facts(store: Store, kind: ExportFormat, choice: ExportChoice) -> dict[str, Any]:
+def _facts(store: Store, request: ExportRequest) -> dict[str, Any]:
     from .. import __version__
 
     return {
         "version": __version__,
-        "format": kind,
-        "choice": choice.as_dict(),
+        "format": request.format,
+        "choice": request.choice.as_dict(),
         "database": {
             "revision": store.revision,
             "schema_version": get_meta(store.connection, "schema_version"),
@@ -114,24 +116,14 @@ def _facts(store: Store, kind: ExportFormat, choice: ExportChoice) -> dict[str, 
     }
 
 
-def write_tables(work: ExportWork, suffix: str) -> None:
-    """Each table as one file of this kind."""
+def _write_files(work: ExportWork, kind: str) -> None:
     for name in TABLES:
-        table = read_table(work.connection, name)
-        file = f"{name}.{suffix}"
-        n_rows = getattr(work.chosen, name)
-        with (
-            work.progress.stage(f"export {name}", n_rows, "rows") as stage,
-            open_rows_file(work.folder.new_file(file), table.schema) as rows_file,
-        ):
-            for batch in table.batches:
-                rows_file.write(batch)
-                stage.advance(len(batch))
-        work.folder.add(file, name, stage.done, table.query)
+        write_table(work, name, f"{name}.{kind}")
 
 
 _WRITERS: Mapping[ExportFormat, Callable[[ExportWork], None]] = {
-    "parquet": lambda work: write_tables(work, "parquet"),
-    "jsonl": lambda work: write_tables(work, "jsonl"),
-    "csv": lambda work: write_tables(work, "csv"),
+    "dataset": write_dataset,
+    "parquet": lambda work: _write_files(work, "parquet"),
+    "jsonl": lambda work: _write_files(work, "jsonl"),
+    "csv": lambda work: _write_files(work, "csv"),
 }

@@ -42,7 +42,8 @@ class ParquetFile:
 
     def write(self, batch: pa.Table) -> None:
         """Adds rows."""
-        self._writer.write_table(batch, row_group_size=GROUP_ROWS)
+        if len(batch):  # `datasets` fails on a group of no rows
+            self._writer.write_table(batch, row_group_size=GROUP_ROWS)
 
     def close(self) -> None:
         """Ends the file."""
