@@ -24,7 +24,15 @@ def prepare_repository(name: str) -> HfApi:
         StoreError: the hub does not answer.
     """
     from huggingface_hub import HfApi, get_token
+    from huggingface_hub.constants import is_offline_mode
 
+    if is_offline_mode():
+        raise UserMistake(
+            "The hub is switched off.",
+            where=_OPTION,
+            found="HF_HUB_OFFLINE",
+            mend="unset HF_HUB_OFFLINE",
+        )
     if get_token() is None:
         raise UserMistake(
             "There is no token to upload with.",

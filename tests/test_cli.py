@@ -33,6 +33,7 @@ COMMANDS = (
     "show",
     "label",
     "vote",
+    "export",
     "runs",
     "schedule",
     "serve",

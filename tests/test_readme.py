@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,6 +20,8 @@ from scopenote.store.errors import ConfigurationError
 from scopenote.store.run_folder import RunFolder
 from scopenote.store.schema import MIGRATIONS
 
+from .exported_runs import export
+from .hostile_run import make_hostile_run
 from .made_up_run import make_database
 
 ROOT = Path(__file__).parents[1]
@@ -122,9 +125,22 @@ def test_the_python_runs_on_a_run(
     (tmp_path / "demo").mkdir()
     make_database(tmp_path / "demo" / "scopenote.duckdb").close()
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks("python")
+    (block,) = [block for block in blocks("python") if "scopenote.open" in block]
     exec(compile(block, "README.md", "exec"), {})
     assert "explain top 12" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_python_opens_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_hostile_run(tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    export(run, Path("demo-labels"), "dataset")
+    (block,) = [block for block in blocks("python") if "load_dataset" in block]
+    found: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), found)
+    assert len(found["labels"]) == 76
+    assert len(found["contexts"]) == 936
 
 
 # --- the query that anyone can run ------------------------------------------------------------
