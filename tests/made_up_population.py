@@ -29,7 +29,11 @@ _TOKENS = 64
 
 
 def make_population(
-    folder: Path, n_features: int, width: int = 16_384, contexts_each: int = 20
+    folder: Path,
+    n_features: int,
+    width: int = 16_384,
+    contexts_each: int = 20,
+    n_windows: int | None = None,
 ) -> None:
     """A run's folder with this many features in SAEs of this width.
 
@@ -38,6 +42,7 @@ def make_population(
         n_features: in all SAEs together.
         width: of an SAE; the last one has what is left.
         contexts_each: contexts of a feature, over all splits.
+        n_windows: that they are drawn from; by default one for every second feature.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(str(folder / WORK)) as connection:
@@ -45,18 +50,22 @@ def make_population(
             connection.execute(migration.sql)
         # Without this the pieces of the tables lie in any order.
         connection.execute("SET preserve_insertion_order = true")
-        _fill(connection, n_features, width, contexts_each)
+        _fill(connection, n_features, width, contexts_each, n_windows)
         set_meta(connection, "schema_version", str(SCHEMA_VERSION))
         set_meta(connection, "revision", "made up")
         publish(connection, folder)
 
 
 def _fill(
-    connection: duckdb.DuckDBPyConnection, n_features: int, width: int, contexts_each: int
+    connection: duckdb.DuckDBPyConnection,
+    n_features: int,
+    width: int,
+    contexts_each: int,
+    n_windows: int | None,
 ) -> None:
     edges = [2.0**power for power in range(-4, 8)]
     set_meta(connection, "histogram_edges", json.dumps(edges))
-    n_windows = max(2000, n_features // 2)
+    n_windows = n_windows or max(2000, n_features // 2)
     numbers = {
         "features": n_features,
         "width": width,
@@ -197,9 +206,10 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=16_384)
     parser.add_argument("--contexts", type=int, default=20)
+    parser.add_argument("--windows", type=int)
     chosen = parser.parse_args()
     started = time.monotonic()
-    make_population(chosen.run, chosen.features, chosen.width, chosen.contexts)
+    make_population(chosen.run, chosen.features, chosen.width, chosen.contexts, chosen.windows)
     size = sum(file.stat().st_size for file in chosen.run.glob("scopenote.duckdb"))
     print(  # noqa: T201
         f"{chosen.features:,} features in {time.monotonic() - started:.0f} s, {size / 1e9:.2f} GB"
