@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Author = Annotated[
     str | None,
-    typer.Option("--author", metavar="NAME", help="Who you are, if not the login name."),
+    typer.Option("--by", "--author", metavar="NAME", help="Who you are, if not the login name."),
 ]
 
 
