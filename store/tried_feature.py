@@ -1,4 +1,4 @@
-"""What is needed of a feature to try it on a model: where its SAE lies, and how strong it gets."""
+"""What is needed to try features on a model: where their SAEs lie, and how strong they get."""
 
 from __future__ import annotations
 
@@ -13,19 +13,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectedSae:
+    """An SAE, or neuron basis, whose features were collected.
+
+    Attributes:
+        source: as the configuration named it.
+        content_hash: of its weights when it was collected.
+    """
+
+    sae_id: str
+    site: str
+    layer: int
+    source: str | None
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class TriedFeature:
     """A feature of an SAE that was collected.
 
     Attributes:
-        source: the SAE as the configuration named it.
-        content_hash: of the SAE's weights when it was collected.
         peak: the feature's largest activation; None where it was never active.
         label: the text in force, if there is one.
     """
 
     feature_id: FeatureId
-    source: str | None
-    content_hash: str
+    sae: CollectedSae
     peak: float | None
     label: str | None
 
@@ -40,7 +53,7 @@ def read_tried_feature(
     """
     row = connection.execute(
         """
-        SELECT s.source, s.content_hash, c.max_activation, c.text
+        SELECT s.site, s.layer, s.source, s.content_hash, c.max_activation, c.text
         FROM saes s
         LEFT JOIN current_features c ON c.sae_id = s.sae_id AND c.feature = $2
         WHERE s.sae_id = $1
@@ -49,5 +62,15 @@ def read_tried_feature(
     ).fetchone()
     if row is None:
         raise UserMistake("Nothing has been collected for this feature.", found=str(feature_id))
-    source, content_hash, peak, label = row
-    return TriedFeature(feature_id, source, content_hash or "", peak or None, label)
+    site, layer, source, content_hash, peak, label = row
+    sae = CollectedSae(feature_id.sae_id, site, layer, source, content_hash or "")
+    return TriedFeature(feature_id, sae, peak or None, label)
+
+
+def read_collected_saes(connection: duckdb.DuckDBPyConnection) -> tuple[CollectedSae, ...]:
+    """Those of a run, by layer."""
+    rows = connection.execute(
+        "SELECT sae_id, site, layer, source, coalesce(content_hash, '') FROM saes "
+        "ORDER BY layer, site, sae_id"
+    ).fetchall()
+    return tuple(CollectedSae(*row) for row in rows)

@@ -29,7 +29,12 @@ from scopenote.store.errors import SaeError, UserMistake
 from scopenote.store.parts import write_part
 from scopenote.store.records import FeatureId
 from scopenote.store.run_folder import RunFolder
-from scopenote.store.tried_feature import TriedFeature, read_tried_feature
+from scopenote.store.tried_feature import (
+    CollectedSae,
+    TriedFeature,
+    read_collected_saes,
+    read_tried_feature,
+)
 
 from .asking_runs import rows
 from .made_up_run import RES, make_database
@@ -269,7 +274,12 @@ def tried(collected: Path, feature: int) -> TriedFeature:
     ((content_hash, source),) = rows(
         collected, f"SELECT content_hash, source FROM saes WHERE sae_id = '{SAE}'"
     )
-    return TriedFeature(FeatureId(SAE, feature), source, content_hash, 10.0, None)
+    return tried_feature(SAE, feature, source, content_hash)
+
+
+def tried_feature(sae_id: str, feature: int, source: str, content_hash: str) -> TriedFeature:
+    sae = CollectedSae(sae_id, "res", 1, source, content_hash)
+    return TriedFeature(FeatureId(sae_id, feature), sae, 10.0, None)
 
 
 def is_done(model: TriedModel, tried: TriedFeature) -> None:
@@ -321,7 +331,7 @@ def test_a_busy_model_is_a_503_that_keeps_the_text(
 
 
 def test_an_sae_that_has_changed_since_is_refused(collected: Path, tried: TriedFeature) -> None:
-    other = TriedFeature(tried.feature_id, tried.source, "another", 10.0, None)
+    other = tried_feature(SAE, tried.feature_id.feature, str(tried.sae.source), "another")
     with pytest.raises(SaeError, match="no longer the one"):
         TriedModel(collected).read_text(other, "a")
 
@@ -342,7 +352,7 @@ def test_neurons_are_tried_with_the_thresholds_of_this_run(tmp_path: Path) -> No
         path=folder.parts / "neurons-b" / "thresholds.parquet",
     )
     sae = load_sae(source, model.config)
-    tried = TriedFeature(FeatureId(sae.sae_id, 7), "1-mlp-neurons", sae.content_hash, None, None)
+    tried = tried_feature(sae.sae_id, 7, "1-mlp-neurons", sae.content_hash)
     found = TriedModel(tmp_path).read_text(tried, TEXT)
     site = sae.site
     ids = model.tokenizer(TEXT, add_special_tokens=False).input_ids
@@ -357,16 +367,16 @@ def test_two_saes_are_kept_and_the_model_is_loaded_once(
     collected: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
-    load = module._load_sae
+    load = module.load_collected_sae
 
-    def counted(tried: TriedFeature, *given: Any) -> Any:
-        loaded.append(tried.feature_id.sae_id)
-        return load(tried, *given)
+    def counted(collected_sae: CollectedSae, *given: Any) -> Any:
+        loaded.append(collected_sae.sae_id)
+        return load(collected_sae, *given)
 
-    monkeypatch.setattr(module, "_load_sae", counted)
+    monkeypatch.setattr(module, "load_collected_sae", counted)
     model = TriedModel(collected)
     saes = rows(collected, "SELECT sae_id, content_hash, source FROM saes ORDER BY sae_id")
-    att, mlp, res = (TriedFeature(FeatureId(i, 0), s, h, None, None) for i, h, s in saes)
+    att, mlp, res = (tried_feature(i, 0, s, h) for i, h, s in saes)
     for each in (att, mlp, att, res, att, mlp):
         model.read_text(each, "a text")
         network = model._model
@@ -377,8 +387,8 @@ def test_two_saes_are_kept_and_the_model_is_loaded_once(
 def test_a_feature_to_try_is_read_with_its_peak_and_label() -> None:
     with make_database() as connection:
         found = read_tried_feature(connection, FeatureId(RES, 0))
-        assert found.source == "toy"
-        assert found.content_hash == "h"
+        assert found.sae == CollectedSae(RES, "res", 1, "toy", "h")
+        assert found.sae in read_collected_saes(connection)
         assert found.peak is not None
         assert found.label
         with pytest.raises(UserMistake):

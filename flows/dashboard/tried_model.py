@@ -11,20 +11,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...store.errors import SaeError, ScopenoteError
-from ...store.parts import list_parts
+from ...store.errors import ScopenoteError
 from ...store.run_folder import RunFolder
 from ...store.tried_feature import TriedFeature
+from ..collected_saes import load_collected_sae, load_whole_model
 from ..config import Config, load_config
 
 if TYPE_CHECKING:
     from ...extract.models import SubjectModel
     from ...extract.own_text import OwnText
-    from ...extract.sae_sources import SaeSource
     from ...extract.saes import Sae
     from ...extract.steering import Comparison
 
@@ -120,23 +118,21 @@ class TriedModel:
 
     def _loaded(self, config: Config) -> SubjectModel:
         """The model with all its layers: generation needs them, and reading stops early."""
-        from ...extract.models import load_model
-
         if self._model is None:
-            of_model = config.model
-            self._model = load_model(of_model.name, [], of_model.device, of_model.dtype)
+            self._model = load_whole_model(config)
         return self._model
 
     def _sae(self, tried: TriedFeature, config: Config, model: SubjectModel) -> Sae:
         """The SAE with the weights that were collected, on the model's device."""
-        if tried.content_hash not in self._saes:
+        content_hash = tried.sae.content_hash
+        if content_hash not in self._saes:
             # Before the next one is read: an SAE may take gigabytes.
             while len(self._saes) >= _SAES_KEPT:
                 self._saes.popitem(last=False)
-            found = _load_sae(tried, config, RunFolder(self.run), model)
-            self._saes[tried.content_hash] = found.to(model.device)
-        self._saes.move_to_end(tried.content_hash)
-        return self._saes[tried.content_hash]
+            found = load_collected_sae(tried.sae, config, RunFolder(self.run), model)
+            self._saes[content_hash] = found.to(model.device)
+        self._saes.move_to_end(content_hash)
+        return self._saes[content_hash]
 
 
 def _busy() -> ModelBusy:
@@ -145,45 +141,3 @@ def _busy() -> ModelBusy:
         expected="one at a time",
         mend="send the form again in a little while",
     )
-
-
-def _load_sae(tried: TriedFeature, config: Config, folder: RunFolder, model: SubjectModel) -> Sae:
-    from ...extract.collect_job import changed_sae
-    from ...extract.saes import load_sae
-
-    sae_id = tried.feature_id.sae_id
-    found = []
-    for source in _sources(tried, config, folder):
-        sae = load_sae(source, model.config)
-        if sae.content_hash == tried.content_hash:
-            return sae
-        found.append(sae)
-    raise changed_sae(found, sae_id, tried.content_hash)
-
-
-def _sources(tried: TriedFeature, config: Config, folder: RunFolder) -> Iterator[SaeSource]:
-    """Where the SAE may lie; several are the thresholds of a layer's neurons."""
-    from ..collect_setup import sae_sources
-
-    sae_id = tried.feature_id.sae_id
-    # The others need not be looked for, which on the hub takes a while each.
-    named = tuple(entry for entry in config.saes.paths if entry.path == tried.source)
-    if named:
-        saes = config.saes.model_copy(update={"paths": named})
-        config = config.model_copy(update={"saes": saes})
-    of_id = [source for source in sae_sources(config) if source.sae_id == sae_id]
-    if not of_id:
-        raise SaeError(
-            "The run's configuration names no such SAE.",
-            where="[saes] paths",
-            found=", ".join(entry.path for entry in config.saes.paths) or "the SAEs of the toy",
-            expected=sae_id,
-        )
-    (source,) = of_id
-    if not source.is_neuron_basis:
-        yield source
-        return
-    # Which of them is this run's, their content says; the text need not be read again.
-    for part in list_parts(folder.parts):
-        if part.stage == "neurons" and part.manifest.get("layer") == source.site.layer:
-            yield replace(source, path=part.file("thresholds"))
