@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ..store.errors import ExitCode, UserMistake
+from .compare_command import compare
 from .export_command import export
 from .hand_commands import label, vote
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
@@ -310,6 +311,7 @@ app.command()(label)
 app.command()(vote)
 app.command()(export)
 app.command()(runs)
+app.command()(compare)
 app.command()(schedule)
 app.command()(serve)
 app.command()(estimate)

@@ -1,0 +1,241 @@
+"""The page of `scopenote compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from ..evaluate.paired_difference import PairedDifference
+from ..label.pricing import in_dollars
+from ..store.side_facts import SideFacts
+from ..store.side_pairs import Missing
+from .compared_sides import (
+    OTHER_TEXT,
+    SAME_TEXT,
+    Compared,
+    Comparison,
+    DifferenceRow,
+    MovedFeature,
+    ShownFigure,
+)
+from .plain_tables import plain_table
+from .run_sections import change_in_words
+from .show_feature import figure, interval
+from .visible_text import visible
+
+_DIGITS = 3
+
+
+def render_comparison(comparison: Comparison, where: str) -> RenderableType:
+    """The page.
+
+    Args:
+        comparison: what was found.
+        where: the run, or the two runs.
+    """
+    what = comparison.metric.removeprefix("simulation/")
+    by = "" if comparison.by == "run" else f", by {comparison.by.replace('_', ' ')}"
+    blocks: list[RenderableType] = [Text.assemble((where, "bold"), f"  {what}{by}"), ""]
+    blocks += [_sides_table(comparison)]
+    blocks += [_remark(note) for note in comparison.notes]
+    if comparison.texts is not None:
+        blocks += [_texts_line(comparison)]
+    by_pair = groupby(comparison.compared, lambda it: (it.figure.simulator, it.base, it.other))
+    ordered = [list(several) for _, several in by_pair] if comparison.compared else []
+    for several in _merged(ordered):
+        blocks += ["", *_pair_blocks(several)]
+    if comparison.lookups:
+        blocks += ["", *_lookup_blocks(comparison)]
+    blocks += ["", *map(_remark, _explanations(comparison))]
+    return Group(*blocks)
+
+
+def _merged(groups: Sequence[Sequence[Compared]]) -> Iterator[list[Compared]]:
+    """By simulator and pair of sides, all splits together."""
+    of_pair: dict[tuple[str, str, str], list[Compared]] = {}
+    for several in groups:
+        for each in several:
+            of_pair.setdefault((each.figure.simulator, each.base, each.other), []).append(each)
+    yield from of_pair.values()
+
+
+def _sides_table(comparison: Comparison) -> RenderableType:
+    shown = "" if comparison.by == "run" else comparison.by.replace("_", " ")
+    table = plain_table(shown, "features>", "labels>", "without>", "dollars a label>", "model")
+    for title, facts in comparison.sides:
+        table.add_row(
+            Text(visible(title), style="cyan"),
+            f"{facts.n_features:,}",
+            f"{facts.n_labels:,}",
+            f"{facts.n_failed:,}" if facts.n_failed else "",
+            _dollars(facts),
+            Text(visible(", ".join(facts.models))),
+        )
+    return table
+
+
+def _dollars(facts: SideFacts) -> str:
+    if facts.usd_per_label is not None:
+        return in_dollars(facts.usd_per_label)
+    return "unknown" if facts.n_unpriced else ""
+
+
+def _texts_line(comparison: Comparison) -> RenderableType:
+    texts = comparison.texts
+    assert texts is not None, "these are two runs"
+    (base, _), (other, _) = comparison.sides
+    counted = [
+        f"{n:,} {words}"
+        for n, words in (
+            (texts.n_same, "say the same in both"),
+            (texts.n_other, "say something else"),
+            (texts.n_new, f"only in {visible(other)}"),
+            (texts.n_gone, f"only in {visible(base)}"),
+        )
+        if n
+    ]
+    return Text(f"  labels in force: {', '.join(counted) or 'none'}")
+
+
+def _pair_blocks(several: Sequence[Compared]) -> Iterator[RenderableType]:
+    first = several[0]
+    yield Text.assemble(
+        (f"{visible(first.other)} against {visible(first.base)}", "bold"),
+        (f"  judged by {visible(first.figure.simulator)}", "dim"),
+    )
+    table = plain_table("split", "pairs", "n>", "difference", "better–equal–worse>", "clearly>")
+    for each in several:
+        for row in each.rows:
+            table.add_row(each.figure.split, _among(row, each), *_difference_cells(row.difference))
+    yield Padding(table, (0, 0, 0, 2))
+    for each in several:
+        yield from (_remark(words) for words in _pair_remarks(each, len(several) > 1))
+    shown = next((it for it in several if it.figure.split == "score"), several[-1])
+    for words, moved in (("Better", shown.up), ("Worse", shown.down)):
+        if moved:
+            yield ""
+            yield Text.assemble(
+                (f"{words} by {visible(shown.other)}", "bold"),
+                (f"  most clearly so, on {shown.figure.split}", "dim"),
+            )
+            yield from _moved_blocks(moved, shown)
+
+
+def _among(row: DifferenceRow, compared: Compared) -> str:
+    if row.among in (SAME_TEXT, OTHER_TEXT):
+        return f"label {row.among}"
+    return f"{row.among} windows" if row.among == "the same" else "all"
+
+
+def _difference_cells(difference: PairedDifference) -> tuple[str, ...]:
+    counts = (difference.n_better, difference.n_equal, difference.n_worse)
+    clear = f"{difference.n_clearly_better:,}–{difference.n_clearly_worse:,}"
+    if difference.n_without_interval == difference.mean.n:
+        clear = ""
+    return (
+        f"{difference.mean.n:,}",
+        change_in_words(difference.mean),
+        "–".join(f"{n:,}" for n in counts),
+        clear,
+    )
+
+
+def _pair_remarks(compared: Compared, has_splits: bool) -> Iterator[str]:
+    on = f"{compared.figure.split}: " if has_splits else ""
+    whole = compared.rows[-1] if len(compared.rows) == 1 else compared.rows[0]
+    found = whole.difference
+    yield (
+        f"{on}{visible(compared.base)} {figure(found.mean_base, _DIGITS)} on average and "
+        f"{figure(found.median_base, _DIGITS)} in the middle, {visible(compared.other)} "
+        f"{figure(found.mean_other, _DIGITS)} and {figure(found.median_other, _DIGITS)}"
+    )
+    for reason, n in compared.other_windows.items():
+        yield f"{on}{n:,} pairs on different windows: {visible(reason)}"
+    for has, lacks, missing in (
+        (compared.base, compared.other, compared.missing_other),
+        (compared.other, compared.base, compared.missing_base),
+    ):
+        yield from (f"{on}{words}" for words in _missing_lines(has, lacks, missing))
+
+
+def _missing_lines(has: str, lacks: str, missing: Sequence[Missing]) -> Iterator[str]:
+    for each in missing:
+        yield (
+            f"{each.n:,} with a score by {visible(has)} alone ({figure(each.mean, _DIGITS)} on "
+            f"average); {visible(lacks)}: {visible(each.reason)}"
+        )
+
+
+def _moved_blocks(moved: Sequence[MovedFeature], compared: Compared) -> Iterator[RenderableType]:
+    width = max(len(visible(compared.base)), len(visible(compared.other)))
+    for each in moved:
+        change = f"{each.difference:+.{_DIGITS}f}".replace("-", "−")
+        within = "" if each.margin is None or each.margin > 0 else "  within the intervals"
+        other = "" if each.is_same else "  on different windows"
+        yield Text.assemble(
+            "  ", (each.feature, "cyan"), f"  {change}", (f"{within}{other}", "dim")
+        )
+        table = plain_table("", "", "", "")
+        table.show_header = False
+        table.columns[0].min_width = min(width, 24)
+        for title, shown in ((compared.base, each.base), (compared.other, each.other)):
+            table.add_row(*_figure_cells(title, shown))
+        yield Padding(table, (0, 0, 0, 4))
+
+
+def _figure_cells(title: str, shown: ShownFigure) -> tuple[Text, ...]:
+    return (
+        Text(visible(title)),
+        Text(figure(shown.value), no_wrap=True),
+        Text(interval(shown.ci_low, shown.ci_high), no_wrap=True, style="dim"),
+        Text(visible(shown.text or "–")),
+    )
+
+
+def _lookup_blocks(comparison: Comparison) -> Iterator[RenderableType]:
+    yield Text.assemble(
+        ("Against the token lookup", "bold"),
+        ("  each label on its own windows, on score", "dim"),
+    )
+    table = plain_table("", "judged by", "n>", "difference", "better–equal–worse>", "clearly>")
+    for each in comparison.lookups:
+        table.add_row(
+            Text(visible(each.side)),
+            Text(visible(each.figure.simulator)),
+            *_difference_cells(each.difference),
+        )
+    yield Padding(table, (0, 0, 0, 2))
+
+
+def _explanations(comparison: Comparison) -> Iterator[str]:
+    (base, _) = comparison.sides[0]
+    yield (
+        f"difference: the mean over features, {visible(base)} subtracted; in brackets where 95% "
+        "of resamples of the features lie"
+    )
+    most = max((it.n_comparisons for it in comparison.compared), default=1)
+    if most > 1:
+        yield (
+            f"of {most} comparisons by one simulator each interval is wider "
+            f"({100 * (1 - 0.05 / most):.1f}%), so that all of them hold together at 95%"
+        )
+    yield (
+        "clearly: by more than the intervals of the two scores allow; by chance that is at most "
+        "one feature in forty either way"
+    )
+    splits = {it.figure.split for it in comparison.compared}
+    if "select" in splits:
+        yield (
+            "on select a feature has the mean of its candidates, since the best of them is chosen "
+            "there"
+        )
+    if len(splits) > 1:
+        yield "choose by select and report score: what is chosen by score looks better than it is"
+
+
+def _remark(words: str) -> RenderableType:
+    return Padding(Text(words, style="dim"), (0, 0, 0, 2))
