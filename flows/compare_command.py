@@ -72,5 +72,9 @@ def compare(
 
 def _titles(run: Path, other: Path) -> tuple[str, str]:
     """What two runs are called: by their folders' names, where these differ."""
-    names = run.absolute().name, other.absolute().name
-    return names if names[0] != names[1] else (str(run), str(other))
+    names = run.resolve().name, other.resolve().name
+    if names[0] != names[1]:
+        return names
+    if run.resolve() == other.resolve():
+        return names[0], f"{names[0]} again"
+    return str(run), str(other)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -14,11 +13,8 @@ from ..label.pricing import in_dollars
 from ..store.side_facts import SideFacts
 from ..store.side_pairs import Missing
 from .compared_sides import (
-    OTHER_TEXT,
-    SAME_TEXT,
     Compared,
     Comparison,
-    DifferenceRow,
     MovedFeature,
     ShownFigure,
 )
@@ -44,9 +40,7 @@ def render_comparison(comparison: Comparison, where: str) -> RenderableType:
     blocks += [_remark(note) for note in comparison.notes]
     if comparison.texts is not None:
         blocks += [_texts_line(comparison)]
-    by_pair = groupby(comparison.compared, lambda it: (it.figure.simulator, it.base, it.other))
-    ordered = [list(several) for _, several in by_pair] if comparison.compared else []
-    for several in _merged(ordered):
+    for several in _by_pair(comparison.compared):
         blocks += ["", *_pair_blocks(several)]
     if comparison.lookups:
         blocks += ["", *_lookup_blocks(comparison)]
@@ -54,13 +48,12 @@ def render_comparison(comparison: Comparison, where: str) -> RenderableType:
     return Group(*blocks)
 
 
-def _merged(groups: Sequence[Sequence[Compared]]) -> Iterator[list[Compared]]:
+def _by_pair(compared: Sequence[Compared]) -> list[list[Compared]]:
     """By simulator and pair of sides, all splits together."""
-    of_pair: dict[tuple[str, str, str], list[Compared]] = {}
-    for several in groups:
-        for each in several:
-            of_pair.setdefault((each.figure.simulator, each.base, each.other), []).append(each)
-    yield from of_pair.values()
+    found: dict[tuple[str, str, str], list[Compared]] = {}
+    for each in compared:
+        found.setdefault((each.figure.simulator, each.base, each.other), []).append(each)
+    return list(found.values())
 
 
 def _sides_table(comparison: Comparison) -> RenderableType:
@@ -107,14 +100,9 @@ def _pair_blocks(several: Sequence[Compared]) -> Iterator[RenderableType]:
         (f"{visible(first.other)} against {visible(first.base)}", "bold"),
         (f"  judged by {visible(first.figure.simulator)}", "dim"),
     )
-    table = plain_table("split", "pairs", "n>", "difference", "better–equal–worse>", "clearly>")
-    for each in several:
-        for row in each.rows:
-            table.add_row(each.figure.split, _among(row, each), *_difference_cells(row.difference))
-    yield Padding(table, (0, 0, 0, 2))
-    for each in several:
-        yield from (_remark(words) for words in _pair_remarks(each, len(several) > 1))
+    yield Padding(_differences_table(several), (0, 0, 0, 2))
     shown = next((it for it in several if it.figure.split == "score"), several[-1])
+    yield from (_remark(f"{shown.figure.split}: {words}") for words in _pair_remarks(shown))
     for words, moved in (("Better", shown.up), ("Worse", shown.down)):
         if moved:
             yield ""
@@ -125,48 +113,66 @@ def _pair_blocks(several: Sequence[Compared]) -> Iterator[RenderableType]:
             yield from _moved_blocks(moved, shown)
 
 
-def _among(row: DifferenceRow, compared: Compared) -> str:
-    if row.among in (SAME_TEXT, OTHER_TEXT):
-        return f"label {row.among}"
-    return f"{row.among} windows" if row.among == "the same" else "all"
+def _differences_table(several: Sequence[Compared]) -> RenderableType:
+    """A column for each split, and there for each part of the pairs."""
+    columns = [(each, row) for each in several for row in each.rows]
+    found = [row.difference for _, row in columns]
+    table = plain_table("", *(f"{each.figure.split}>" for each, _ in columns))
+    first = several[0]
+    rows: list[tuple[str, Iterable[str]]] = [
+        ("pairs", (row.among for _, row in columns)),
+        ("features", (f"{it.mean.n:,}" for it in found)),
+        ("difference", (_signed(it.mean.value) for it in found)),
+        ("  from", (_signed(it.mean.low) for it in found)),
+        ("  to", (_signed(it.mean.high) for it in found)),
+        (f"mean, {first.base}", (figure(it.mean_base, _DIGITS) for it in found)),
+        (f"mean, {first.other}", (figure(it.mean_other, _DIGITS) for it in found)),
+        (f"median, {first.base}", (figure(it.median_base, _DIGITS) for it in found)),
+        (f"median, {first.other}", (figure(it.median_other, _DIGITS) for it in found)),
+        ("better", (f"{it.n_better:,}" for it in found)),
+        ("  clearly", map(_clearly_better, found)),
+        ("worse", (f"{it.n_worse:,}" for it in found)),
+        ("  clearly", map(_clearly_worse, found)),
+        ("equal", (f"{it.n_equal:,}" for it in found)),
+    ]
+    for name, cells in rows:
+        style = "bold" if name == "difference" else ""
+        table.add_row(Text(visible(name)), *cells, style=style)
+    return table
 
 
-def _difference_cells(difference: PairedDifference) -> tuple[str, ...]:
-    counts = (difference.n_better, difference.n_equal, difference.n_worse)
-    clear = f"{difference.n_clearly_better:,}–{difference.n_clearly_worse:,}"
-    if difference.n_without_interval == difference.mean.n:
-        clear = ""
-    return (
-        f"{difference.mean.n:,}",
-        change_in_words(difference.mean),
-        "–".join(f"{n:,}" for n in counts),
-        clear,
-    )
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.{_DIGITS}f}".replace("-", "−")
 
 
-def _pair_remarks(compared: Compared, has_splits: bool) -> Iterator[str]:
-    on = f"{compared.figure.split}: " if has_splits else ""
-    whole = compared.rows[-1] if len(compared.rows) == 1 else compared.rows[0]
-    found = whole.difference
-    yield (
-        f"{on}{visible(compared.base)} {figure(found.mean_base, _DIGITS)} on average and "
-        f"{figure(found.median_base, _DIGITS)} in the middle, {visible(compared.other)} "
-        f"{figure(found.mean_other, _DIGITS)} and {figure(found.median_other, _DIGITS)}"
-    )
+def _clearly_better(found: PairedDifference) -> str:
+    return _clear(found, found.n_clearly_better)
+
+
+def _clearly_worse(found: PairedDifference) -> str:
+    return _clear(found, found.n_clearly_worse)
+
+
+def _clear(found: PairedDifference, n: int) -> str:
+    return "–" if found.n_without_interval == found.mean.n else f"{n:,}"
+
+
+def _pair_remarks(compared: Compared) -> Iterator[str]:
+    """Which features are no pairs, and which pairs are not on the same windows."""
     for reason, n in compared.other_windows.items():
-        yield f"{on}{n:,} pairs on different windows: {visible(reason)}"
+        yield f"{n:,} on different windows: {visible(reason)}"
     for has, lacks, missing in (
         (compared.base, compared.other, compared.missing_other),
         (compared.other, compared.base, compared.missing_base),
     ):
-        yield from (f"{on}{words}" for words in _missing_lines(has, lacks, missing))
+        yield from _missing_lines(has, lacks, missing)
 
 
 def _missing_lines(has: str, lacks: str, missing: Sequence[Missing]) -> Iterator[str]:
     for each in missing:
         yield (
-            f"{each.n:,} with a score by {visible(has)} alone ({figure(each.mean, _DIGITS)} on "
-            f"average); {visible(lacks)}: {visible(each.reason)}"
+            f"{each.n:,} scored by {visible(has)} alone ({figure(each.mean, _DIGITS)} on average), "
+            f"by {visible(lacks)}: {visible(each.reason)}"
         )
 
 
@@ -201,20 +207,25 @@ def _lookup_blocks(comparison: Comparison) -> Iterator[RenderableType]:
         ("Against the token lookup", "bold"),
         ("  each label on its own windows, on score", "dim"),
     )
-    table = plain_table("", "judged by", "n>", "difference", "better–equal–worse>", "clearly>")
+    table = plain_table("", "features>", "difference", "better>", "worse>", "judged by")
     for each in comparison.lookups:
+        found = each.difference
         table.add_row(
             Text(visible(each.side)),
+            f"{found.mean.n:,}",
+            change_in_words(found.mean),
+            _clearly_better(found),
+            _clearly_worse(found),
             Text(visible(each.figure.simulator)),
-            *_difference_cells(each.difference),
         )
     yield Padding(table, (0, 0, 0, 2))
+    yield _remark("better and worse: clearly so, by the interval of the difference itself")
 
 
 def _explanations(comparison: Comparison) -> Iterator[str]:
     (base, _) = comparison.sides[0]
     yield (
-        f"difference: the mean over features, {visible(base)} subtracted; in brackets where 95% "
+        f"difference: the mean over features, {visible(base)} subtracted; from and to: where 95% "
         "of resamples of the features lie"
     )
     most = max((it.n_comparisons for it in comparison.compared), default=1)
@@ -225,7 +236,7 @@ def _explanations(comparison: Comparison) -> Iterator[str]:
         )
     yield (
         "clearly: by more than the intervals of the two scores allow; by chance that is at most "
-        "one feature in forty either way"
+        "one feature in forty each way"
     )
     splits = {it.figure.split for it in comparison.compared}
     if "select" in splits:

@@ -72,10 +72,8 @@ def compare_sides(
     found: list[Compared] = []
     lookups: list[BesideLookup] = []
     for figure, names in _figures(scored):
-        tables = {}
         with store.cursor() as connection:
-            for each in names:
-                tables[each] = read_side(connection, by, each, figure)
+            tables = {each: read_side(connection, by, each, figure) for each in names}
         if figure.split == "score":
             compared = (beside_lookup(figure, sides[each], tables[each]) for each in names)
             lookups += [each for each in compared if each is not None]
@@ -242,11 +240,16 @@ def _base(
 
 
 def _figures(scored: Sequence[ScoredSide]) -> Iterator[tuple[Figure, list[str | None]]]:
-    """What is compared, with the sides that have it: by simulator, `score` last."""
+    """What is compared, with the sides that have it: by simulator, `score` last.
+
+    What a single side has is wanted where the token lookup stands beside it.
+    """
     names: dict[Figure, list[str | None]] = defaultdict(list)
     for each in scored:
         if each.n and each.figure.split in _SPLITS:
             names[each.figure].append(each.name)
+    beside = {each.figure for each in scored if each.n_lifts and each.figure.split == "score"}
+    names = {figure: it for figure, it in names.items() if len(it) > 1 or figure in beside}
     for figure in sorted(names, key=lambda it: (it.simulator, _SPLITS.index(it.split))):
         yield figure, sorted(names[figure], key=lambda it: (it is None, it))
 

@@ -38,8 +38,8 @@ _SEED = 0
 _LEVEL = 0.95
 _RESAMPLES = 1000
 
-SAME_WINDOWS, ALL_WINDOWS = "the same", "all"
-SAME_TEXT, OTHER_TEXT = "says the same", "says another"
+SAME_WINDOWS, ALL_WINDOWS = "same windows", "all"
+SAME_TEXT, OTHER_TEXT = "same text", "other text"
 
 
 @dataclass(frozen=True, slots=True)

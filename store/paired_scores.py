@@ -62,11 +62,13 @@ class ScoredSide:
     Attributes:
         name: None for the labels to which what is compared does not apply.
         n: how many figures are defined.
+        n_lifts: how many of them have one of the token lookup beside them.
     """
 
     figure: Figure
     name: str | None
     n: int
+    n_lifts: int
 
 
 def key_of(by: SideKey | None) -> str:
@@ -81,7 +83,7 @@ def read_scored_sides(
     rows = connection.execute(
         f"""
         SELECT s.scorer, s.metric, s.simulator, s.split::VARCHAR, {key_of(by)} AS side,
-            count(s.value)
+            count(s.value), count(s.lift)
         FROM scores s JOIN labels USING (label_id)
         WHERE s.scorer = $scorer AND s.metric = $metric AND labels.status <> 'withdrawn'
         GROUP BY ALL ORDER BY s.simulator, s.split::VARCHAR, side
@@ -92,12 +94,12 @@ def read_scored_sides(
 
 
 def read_metrics(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """What can be compared, as `scorer/metric`; the most frequent first."""
+    """What can be compared, as `scorer/metric`; the headline first."""
     rows = connection.execute(
         """
         SELECT scorer || '/' || metric FROM scores
         WHERE scorer <> 'shuffled_label' AND value IS NOT NULL
-        GROUP BY ALL ORDER BY metric = 'correlation' DESC, count(*) DESC, 1
+        GROUP BY scorer, metric ORDER BY metric = 'correlation' DESC, scorer = 'simulation' DESC, 1
         """
     ).fetchall()
     return [name for (name,) in rows]
@@ -129,70 +131,70 @@ def read_side(
 
     On `select` a feature with several candidates has their mean, and no interval.
     """
-    values = {**figure.as_dict(), "name": name}
-    mine = f"""
-        mine AS (
-            SELECT label_id, sae_id, feature, status, reason, source, created_at, generation
-            FROM labels WHERE {key_of(by)} IS NOT DISTINCT FROM $name AND status <> 'withdrawn'
-        ),
-        figures AS ({_FIGURES})
-    """
-    if figure.split == "select":
-        return connection.execute(
-            f"""
-            WITH {mine},
-            newest AS (
-                FROM mine LEFT JOIN figures ON label_id = scored_id
-                QUALIFY status = 'failed'
-                    OR generation = max(generation) OVER (PARTITION BY sae_id, feature)
-            ),
-            by_feature AS (
-                SELECT sae_id, feature, arg_max(label_id, coalesce(value, -2)) AS label_id,
-                    CASE WHEN bool_or(status = 'done') THEN 'done' ELSE 'failed' END AS status,
-                    min(reason) AS reason, min(scored_id) AS scored_id, avg(value) AS value,
-                    min(why_undefined) AS why_undefined, count(value) AS n,
-                    count(DISTINCT contexts_hash) AS n_hashes, min(contexts_hash) AS one_hash,
-                    {_only_one("ci_low", "ci_high", "lift", "lift_ci_low", "lift_ci_high")}
-                FROM newest GROUP BY sae_id, feature
-            )
-            SELECT {_COLUMNS.replace("contexts_hash", "CASE WHEN n_hashes = 1 THEN one_hash END")}
-                AS contexts_hash, n AS n_candidates
-            FROM by_feature
-            """,
-            values,
-        ).to_arrow_table()
-    return connection.execute(
+    return connection.sql(
         f"""
-        WITH {mine},
-        chosen_by AS (
-            SELECT label_id, value AS found_before FROM scores
-            WHERE scorer = 'simulation' AND metric = 'correlation' AND split = 'select'
-                AND simulator = $simulator
+        WITH mine AS (
+            FROM (
+                SELECT label_id, sae_id, feature, status, reason, source, created_at,
+                    generation, (explainer, prompt_version, model) AS proposer
+                FROM labels
+                WHERE {key_of(by)} IS NOT DISTINCT FROM $name AND status <> 'withdrawn'
+            ) LEFT JOIN ({_FIGURES}) ON label_id = scored_id
+        ),
+        -- Most features have one label: of a million, putting all in order takes six times as long.
+        several AS (SELECT sae_id, feature FROM mine GROUP BY ALL HAVING count(*) > 1),
+        candidates AS (FROM mine SEMI JOIN several USING (sae_id, feature)),
+        one_each AS (
+            SELECT *, 1 AS n_candidates FROM mine ANTI JOIN several USING (sae_id, feature)
+            UNION ALL BY NAME {_MEAN if figure.split == "select" else _CHOSEN}
         )
-        SELECT {_COLUMNS}, 1 AS n_candidates
-        FROM mine LEFT JOIN figures ON label_id = scored_id LEFT JOIN chosen_by USING (label_id)
-        -- Of a person's labels the last, as when they are scored.
-        QUALIFY row_number() OVER (
-            PARTITION BY sae_id, feature
-            ORDER BY (status = 'done') DESC,
-                CASE WHEN source = 'human' THEN created_at END DESC NULLS LAST,
-                (scored_id IS NOT NULL) DESC, found_before DESC NULLS LAST, generation DESC,
-                label_id
-        ) = 1
+        SELECT {_COLUMNS}, n_candidates FROM one_each
         """,
-        values,
+        params={**figure.as_dict(), "name": name},
     ).to_arrow_table()
 
 
-def _only_one(*columns: str) -> str:
-    return ", ".join(f"CASE WHEN count(value) = 1 THEN max({it}) END AS {it}" for it in columns)
+# Of a feature's candidates the one that was scored: the best on `select`, as it was chosen then; of
+# a person's labels the last.
+_CHOSEN = """
+    SELECT c.*, 1 AS n_candidates FROM candidates c LEFT JOIN (
+        SELECT label_id, value AS found_before FROM scores
+        WHERE scorer = 'simulation' AND metric = 'correlation' AND split = 'select'
+            AND simulator = $simulator
+    ) USING (label_id)
+    QUALIFY row_number() OVER (
+        PARTITION BY sae_id, feature
+        ORDER BY (status = 'done') DESC,
+            CASE WHEN source = 'human' THEN created_at END DESC NULLS LAST,
+            (scored_id IS NOT NULL) DESC, found_before DESC NULLS LAST, generation DESC, label_id
+    ) = 1
+"""
+# The mean of the candidates that were made of the newest contexts.
+_ONLY_ONE = ", ".join(
+    f"CASE WHEN count(value) = 1 THEN any_value({it}) FILTER (value IS NOT NULL) END AS {it}"
+    for it in ("ci_low", "ci_high", "lift", "lift_ci_low", "lift_ci_high")
+)
+_MEAN = f"""
+    SELECT sae_id, feature, arg_max(label_id, coalesce(value, -2)) AS label_id,
+        CASE WHEN bool_or(status = 'done') THEN 'done' ELSE 'failed' END AS status,
+        min(reason) AS reason, min(scored_id) FILTER (status = 'done') AS scored_id,
+        min(why_undefined) FILTER (status = 'done') AS why_undefined,
+        avg(value) AS value, {_ONLY_ONE},
+        CASE WHEN count(DISTINCT contexts_hash) = 1 THEN min(contexts_hash) END AS contexts_hash,
+        greatest(count(value), 1) AS n_candidates
+    FROM (
+        FROM candidates QUALIFY status <> 'done' OR generation = max(generation)
+            FILTER (status = 'done') OVER (PARTITION BY sae_id, feature, proposer)
+    )
+    GROUP BY sae_id, feature
+"""
 
 
 def read_side_in_force(
     connection: duckdb.DuckDBPyConnection, figure: Figure, sae_ids: Sequence[str]
 ) -> pa.Table:
     """The figures of the labels in force: a row for each feature that was tried."""
-    return connection.execute(
+    return connection.sql(
         f"""
         WITH figures AS ({_FIGURES}),
         mine AS (
@@ -204,7 +206,7 @@ def read_side_in_force(
         SELECT {_COLUMNS}, 1 AS n_candidates, text_key
         FROM mine LEFT JOIN figures ON label_id = scored_id
         """,
-        {**figure.as_dict(), "saes": list(sae_ids)},
+        params={**figure.as_dict(), "saes": list(sae_ids)},
     ).to_arrow_table()
 
 

@@ -67,7 +67,7 @@ def pair_sides(base: pa.Table, other: pa.Table) -> SidePairs:
     if "text_key" in base.column_names:
         columns += ", b.text_key = o.text_key AS says_same"
     with _beside(base=base, other=other) as connection:
-        table = connection.execute(
+        table = connection.sql(
             f"""
             SELECT sae_id, feature, {columns},
                 coalesce(b.contexts_hash = o.contexts_hash, false) AS is_same
@@ -112,17 +112,17 @@ def read_window_facts(
     import pyarrow as pa
 
     connection.register("wanted_labels", pa.table({"label_id": label_ids}))
-    return connection.execute(
+    return connection.sql(
         """
         SELECT label_id, stale_since IS NOT NULL AS is_stale,
-            (CAST(design ->> '$.population_active_windows' AS DOUBLE),
-             CAST(design ->> '$.population_silent_windows' AS DOUBLE)) AS population,
+            CAST(design ->> '$.population_active_windows' AS DOUBLE) AS n_active,
+            CAST(design ->> '$.population_silent_windows' AS DOUBLE) AS n_silent,
             design ->> '$.screen' AS screen, CAST(design ->> '$.look' AS INTEGER) AS look,
             coalesce(CAST(design ->> '$.n_failed_windows' AS INTEGER), 0) AS n_failed
         FROM scores SEMI JOIN wanted_labels USING (label_id)
         WHERE scorer = $scorer AND metric = $metric AND simulator = $simulator AND split = $split
         """,
-        figure.as_dict(),
+        params=figure.as_dict(),
     ).to_arrow_table()
 
 
@@ -140,7 +140,8 @@ def count_other_windows(pairs: SidePairs, base: pa.Table, other: pa.Table) -> di
             SELECT CASE
                     WHEN b.is_stale OR o.is_stale
                         THEN 'newer text has overtaken one of the scores'
-                    WHEN b.population IS DISTINCT FROM o.population THEN 'drawn from other text'
+                    WHEN b.n_active <> o.n_active OR b.n_silent <> o.n_silent
+                        THEN 'drawn from other text'
                     WHEN b.n_failed > 0 OR o.n_failed > 0
                         THEN 'the simulation of some windows failed'
                     WHEN b.look IS DISTINCT FROM o.look
