@@ -18,7 +18,7 @@ def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     other_run: Annotated[
         Path | None,
-        typer.Argument(metavar="[OTHER_RUN]", help="Another run, to be compared with it."),
+        typer.Argument(metavar="OTHER_RUN", help="Another run, to be compared with it."),
     ] = None,
     by: Annotated[
         SideKey | None, typer.Option("--by", help="Within one run: what labels differ in.")

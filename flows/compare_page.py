@@ -100,7 +100,10 @@ def _pair_blocks(several: Sequence[Compared]) -> Iterator[RenderableType]:
         (f"{visible(first.other)} against {visible(first.base)}", "bold"),
         (f"  judged by {visible(first.figure.simulator)}", "dim"),
     )
-    yield Padding(_differences_table(several), (0, 0, 0, 2))
+    if any(each.rows for each in several):
+        yield Padding(_differences_table(several), (0, 0, 0, 2))
+    else:
+        yield Text("  no feature has a score by both")
     shown = next((it for it in several if it.figure.split == "score"), several[-1])
     yield from (_remark(f"{shown.figure.split}: {words}") for words in _pair_remarks(shown))
     for words, moved in (("Better", shown.up), ("Worse", shown.down)):
@@ -142,7 +145,8 @@ def _differences_table(several: Sequence[Compared]) -> RenderableType:
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.{_DIGITS}f}".replace("-", "−")
+    # Zero added, so that what rounds to it has no minus.
+    return "–" if value is None else f"{round(value, _DIGITS) + 0:+.{_DIGITS}f}".replace("-", "−")
 
 
 def _clearly_better(found: PairedDifference) -> str:
@@ -166,6 +170,8 @@ def _pair_remarks(compared: Compared) -> Iterator[str]:
         (compared.other, compared.base, compared.missing_base),
     ):
         yield from _missing_lines(has, lacks, missing)
+    if compared.n_neither:
+        yield f"{compared.n_neither:,} tried, without a score by either"
 
 
 def _missing_lines(has: str, lacks: str, missing: Sequence[Missing]) -> Iterator[str]:
@@ -179,7 +185,7 @@ def _missing_lines(has: str, lacks: str, missing: Sequence[Missing]) -> Iterator
 def _moved_blocks(moved: Sequence[MovedFeature], compared: Compared) -> Iterator[RenderableType]:
     width = max(len(visible(compared.base)), len(visible(compared.other)))
     for each in moved:
-        change = f"{each.difference:+.{_DIGITS}f}".replace("-", "−")
+        change = _signed(each.difference)
         within = "" if each.margin is None or each.margin > 0 else "  within the intervals"
         other = "" if each.is_same else "  on different windows"
         yield Text.assemble(
@@ -238,7 +244,12 @@ def _explanations(comparison: Comparison) -> Iterator[str]:
         "clearly: by more than the intervals of the two scores allow; by chance that is at most "
         "one feature in forty each way"
     )
-    splits = {it.figure.split for it in comparison.compared}
+    if any(it.other_windows and len(it.rows) > 1 for it in comparison.compared):
+        yield (
+            "where windows depend on what a label says or how it did, look at all pairs: those on "
+            "the same windows are alike in that"
+        )
+    splits = {it.figure.split for it in comparison.compared if it.rows}
     if "select" in splits:
         yield (
             "on select a feature has the mean of its candidates, since the best of them is chosen "

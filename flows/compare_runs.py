@@ -80,7 +80,7 @@ def compare_sides(
         if chosen in tables:
             others = [(sides[each], tables[each]) for each in names if each != chosen]
             found += compare_tables(figure, sides[chosen], others, tables[chosen], n_shown)
-    if not found and not lookups:
+    if not lookups and not any(it.rows for it in found):
         raise UserMistake(
             f"No feature has scores by {sides[chosen].title} and by another under one simulator.",
             found="; ".join(_counted(scored, by)),
@@ -147,7 +147,7 @@ def compare_runs(
     compared: list[Compared] = []
     for figure, (of_base, of_other) in zip(figures, tables, strict=True):
         compared += compare_tables(figure, first, [(second, of_other)], of_base, n_shown)
-    if not compared:
+    if not any(it.rows for it in compared):
         raise UserMistake(
             "No feature has a score in both runs.",
             found=f"scores by {', '.join(simulators)}, of different features",

@@ -101,9 +101,10 @@ class Compared:
         base, other: titles of the sides.
         level: of the intervals, so that all of one simulator and split together keep to 95%.
         n_comparisons: how many those are.
-        rows: over all pairs, and over parts of them; the first is what is to be looked at.
+        rows: over parts of the pairs and all of them; empty where there is no pair.
         other_windows: pairs that are not on the same windows, by reason.
         missing_base, missing_other: features without a figure by that side.
+        n_neither: features that were tried, without a figure by either.
         up, down: features that are most clearly better, and worse.
     """
 
@@ -116,6 +117,7 @@ class Compared:
     other_windows: Mapping[str, int]
     missing_base: tuple[Missing, ...]
     missing_other: tuple[Missing, ...]
+    n_neither: int
     up: tuple[MovedFeature, ...] = ()
     down: tuple[MovedFeature, ...] = ()
 
@@ -168,7 +170,7 @@ def compare_tables(
     of_base: pa.Table,
     n_shown: int,
 ) -> Iterator[Compared]:
-    """Each side against the base; those without a pair are left out.
+    """Each side against the base.
 
     Args:
         figure: what is compared.
@@ -178,10 +180,10 @@ def compare_tables(
         n_shown: how many features that moved most, each way.
     """
     paired = [(side, pair_sides(of_base, table)) for side, table in others]
-    paired = [(side, pairs) for side, pairs in paired if len(pairs.table)]
-    level, n = 1 - (1 - _LEVEL) / max(1, len(paired)), len(paired)
+    n = max(1, sum(len(pairs.table) > 0 for _, pairs in paired))
+    level = 1 - (1 - _LEVEL) / n
     # As many in each tail as of one comparison alone.
-    resamples = draw_resamples(_SEED, _RESAMPLES * max(1, n))
+    resamples = draw_resamples(_SEED, _RESAMPLES * n)
     for side, pairs in paired:
         first, second = (_scores(pairs.table, f"_{which}") for which in ("base", "other"))
         rows = []
@@ -202,6 +204,7 @@ def compare_tables(
             other_windows=_other_windows(figure, base, side, pairs),
             missing_base=pairs.missing_base,
             missing_other=pairs.missing_other,
+            n_neither=pairs.n_neither,
             up=up,
             down=down,
         )
@@ -221,6 +224,8 @@ def beside_lookup(figure: Figure, side: Side, table: pa.Table) -> BesideLookup |
 def _parts(table: pa.Table) -> Iterator[tuple[str, Any]]:
     """The pairs that are looked at together: those on the same windows, all, and by text."""
     is_same = table["is_same"].to_numpy()
+    if not len(is_same):
+        return
     if is_same.any():
         yield SAME_WINDOWS, is_same
     if not is_same.all():

@@ -136,7 +136,7 @@ def read_side(
         WITH mine AS (
             FROM (
                 SELECT label_id, sae_id, feature, status, reason, source, created_at,
-                    generation, (explainer, prompt_version, model) AS proposer
+                    generation, hash(explainer, prompt_version, model) AS proposer
                 FROM labels
                 WHERE {key_of(by)} IS NOT DISTINCT FROM $name AND status <> 'withdrawn'
             ) LEFT JOIN ({_FIGURES}) ON label_id = scored_id

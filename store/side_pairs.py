@@ -46,11 +46,13 @@ class SidePairs:
             the labels do.
         missing_base: features that only the other has a figure for, by reason, most first.
         missing_other: the reverse.
+        n_neither: features that one of them at least was tried on, and neither has a figure for.
     """
 
     table: pa.Table
     missing_base: tuple[Missing, ...]
     missing_other: tuple[Missing, ...]
+    n_neither: int
 
 
 _PAIRED = ("label_id", "value", "ci_low", "ci_high", "n_candidates")
@@ -75,10 +77,17 @@ def pair_sides(base: pa.Table, other: pa.Table) -> SidePairs:
             WHERE b.state = 'scored' AND o.state = 'scored' ORDER BY sae_id, feature
             """
         ).to_arrow_table()
+        ((n_neither,),) = connection.execute(
+            """
+            SELECT count_if(coalesce(b.state, '') <> 'scored' AND coalesce(o.state, '') <> 'scored')
+            FROM base b FULL JOIN other o USING (sae_id, feature)
+            """
+        ).fetchall()
         return SidePairs(
             table,
             missing_base=_missing(connection, "base", "other"),
             missing_other=_missing(connection, "other", "base"),
+            n_neither=n_neither,
         )
 
 

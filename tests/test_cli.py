@@ -35,6 +35,7 @@ COMMANDS = (
     "vote",
     "export",
     "runs",
+    "compare",
     "schedule",
     "serve",
     "estimate",

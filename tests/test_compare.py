@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import duckdb
@@ -20,7 +21,7 @@ from scopenote.store.inbox import WrittenLabel, write_to_inbox
 from .asking_runs import KEY, command
 from .fake_openai import serve
 from .made_up_sides import BEGAN, JUDGE, OTHER_JUDGE, SAE, made_up_run
-from .rating_runs import NONSENSE, SIMULATOR, runs_that_rate, write_and_rate
+from .rating_runs import SIMULATOR, runs_that_rate, write_and_rate
 
 DONE, MISTAKE = 0, 2
 N = 40
@@ -143,6 +144,8 @@ def test_features_that_one_side_lacks_are_counted_with_what_the_other_scores(
         run.score(run.label(6, "with_logits"), None)
         run.label(7, "with_logits", status="failed", reason="the reply was cut off")
         run.label(8, "with_logits")
+        run.label(10)
+        run.score(run.label(11, "with_logits"), None)
     found = found_by(compare, "run", "--by", "explainer")["compared"][0]
     missing = {it["reason"]: (it["n"], it["mean"]) for it in found["missing_other"]}
     assert missing == {
@@ -152,6 +155,7 @@ def test_features_that_one_side_lacks_are_counted_with_what_the_other_scores(
         "no label was asked for": (1, 0.2),
     }
     assert found["missing_base"] == []
+    assert found["n_neither"] == 2
     page = compare("run", "--by", "explainer")[1]
     assert "1 scored by highlighted alone (0.200 on average)" in page
 
@@ -372,7 +376,7 @@ def test_what_cannot_be_compared_is_the_users_mistake(
 
 @pytest.mark.slow
 def test_two_explainers_of_a_real_run_are_compared(collected: Path, tmp_path: Path) -> None:
-    asking = runs_that_rate(collected, tmp_path, candidates=1, shuffled_labels=0, gold=False)
+    asking = runs_that_rate(collected, tmp_path, shuffled_labels=0, gold=False)
     with serve(write_and_rate) as fake:
         run, config = asking(fake)
         both = config.read_text().replace('["highlighted"]', '["highlighted", "max_activations"]')
@@ -396,11 +400,14 @@ def test_two_explainers_of_a_real_run_are_compared(collected: Path, tmp_path: Pa
                 """,
                 [SIMULATOR, each["figure"]["split"]],
             ).fetchall()
-            by_feature: dict[tuple[str, int], dict[str, float]] = {}
+            by_feature: dict[tuple[str, int], dict[str, list[float]]] = {}
             for feature, sae_id, explainer, value in rows:
-                by_feature.setdefault((sae_id, feature), {})[explainer] = value
+                of_both = by_feature.setdefault((sae_id, feature), {})
+                of_both.setdefault(explainer, []).append(value)
             differences = [
-                it[each["other"]] - it[each["base"]] for it in by_feature.values() if len(it) == 2
+                fmean(it[each["other"]]) - fmean(it[each["base"]])
+                for it in by_feature.values()
+                if len(it) == 2
             ]
             mean = each["rows"][0]["difference"]["mean"]
             assert mean["n"] == len(differences) > 0
@@ -409,4 +416,4 @@ def test_two_explainers_of_a_real_run_are_compared(collected: Path, tmp_path: Pa
     assert all(it["usd_per_label"] for it in found["sides"] if it["title"] != "token_lookup")
     page = command("compare", run, "--by", "explainer")
     assert page.returncode == DONE, page.stderr
-    assert NONSENSE in page.stdout
+    assert f"judged by {SIMULATOR}" in page.stdout
