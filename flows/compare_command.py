@@ -54,14 +54,16 @@ def compare(
             mend=f"`{program()} compare {shlex.quote(str(run))} --by explainer`",
         )
     from .compare_page import render_comparison
-    from .compare_runs import compare_runs, compare_sides
+    from .compare_runs import compare_runs, compare_sides, require_current
 
     with published(run) as (_, store):
+        require_current(store, str(run))
         if other_run is None:
             assert by is not None, "one of the two was given"
             found, where = compare_sides(store, by, base, metric, n), str(run)
         else:
             with published(other_run) as (_, other):
+                require_current(other, str(other_run))
                 found = compare_runs(store, other, _titles(run, other_run), metric, n)
             where = f"{run} and {other_run}"
     if json:

@@ -203,9 +203,15 @@ def _figure_cells(title: str, shown: ShownFigure) -> tuple[Text, ...]:
     return (
         Text(visible(title)),
         Text(figure(shown.value), no_wrap=True),
-        Text(interval(shown.ci_low, shown.ci_high), no_wrap=True, style="dim"),
+        Text(_certainty(shown), no_wrap=True, style="dim"),
         Text(visible(shown.text or "–")),
     )
+
+
+def _certainty(shown: ShownFigure) -> str:
+    if shown.n_candidates > 1:
+        return f"mean of {shown.n_candidates}"
+    return interval(shown.ci_low, shown.ci_high)
 
 
 def _lookup_blocks(comparison: Comparison) -> Iterator[RenderableType]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..store.database import Store
-from ..store.errors import UserMistake
+from ..store.errors import StoreError, UserMistake
 from ..store.paired_scores import (
     Figure,
     ScoredSide,
@@ -109,13 +109,6 @@ def compare_runs(
     """
     scorer, name = _metric(metric)
     stores = (base, other)
-    for store, title in zip(stores, titles, strict=True):
-        if store.is_older:
-            raise UserMistake(
-                "An older version of Scopenote published this run.",
-                where=title,
-                mend=f"bring it up to date where its folder is whole: `{program()} status {title}`",
-            )
     with base.cursor() as here, other.cursor() as there:
         shared = share_saes(here, there)
         if not shared.both:
@@ -162,6 +155,21 @@ def compare_runs(
         texts=count_texts(*tables[0]),
         notes=tuple(_left_out(shared)),
     )
+
+
+def require_current(store: Store, run: str) -> None:
+    """Refuses what an older version published and nothing could bring up to date.
+
+    Raises:
+        StoreError: it is such a run.
+    """
+    if store.is_older:
+        raise StoreError(
+            "An older version of Scopenote published this run.",
+            where=run,
+            found="the published database alone, or somebody at work on it",
+            mend=f"bring it up to date where its folder is whole: `{program()} status RUN`",
+        )
 
 
 def title_of(name: str | None, by: SideKey) -> str:

@@ -65,13 +65,18 @@ class DifferenceRow:
 
 @dataclass(frozen=True, slots=True)
 class ShownFigure:
-    """A label with its figure."""
+    """A label with its figure.
+
+    Attributes:
+        n_candidates: that the figure is the mean of; of several the label is the best.
+    """
 
     label_id: str
     text: str | None
     value: float
     ci_low: float | None
     ci_high: float | None
+    n_candidates: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +283,7 @@ def _moved(
 
 def _shown(row: Mapping[str, Any], which: str, texts: Mapping[str, str | None]) -> ShownFigure:
     label_id = row[f"label_id_{which}"]
-    figures = (row[f"{name}_{which}"] for name in ("value", "ci_low", "ci_high"))
+    figures = (row[f"{name}_{which}"] for name in ("value", "ci_low", "ci_high", "n_candidates"))
     return ShownFigure(label_id, texts.get(label_id), *figures)
 
 

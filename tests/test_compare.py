@@ -17,6 +17,7 @@ from scopenote.evaluate.intervals import draw_resamples
 from scopenote.evaluate.score_change import change_of_pairs
 from scopenote.flows.cli import main
 from scopenote.store.inbox import WrittenLabel, write_to_inbox
+from scopenote.store.schema import MIGRATIONS
 
 from .asking_runs import KEY, command
 from .fake_openai import serve
@@ -247,6 +248,31 @@ def test_hostile_labels_do_no_harm_on_the_page(compare: Compare) -> None:
     _, page, _ = compare("run", "--by", "explainer")
     assert "␛[31m[red]⟨202E⟩" in page
     assert "\x1b" not in page
+
+
+def test_the_mean_of_candidates_is_shown_as_one(compare: Compare) -> None:
+    with made_up_run(Path("run")) as run:
+        for feature in range(6):
+            for value in (0.2, 0.4):
+                run.score(run.label(feature), value, "select")
+            run.score(run.label(feature, "with_logits"), 0.6, "select")
+    found = found_by(compare, "run", "--by", "explainer")["compared"][0]
+    assert found["rows"][0]["difference"]["mean"]["value"] == pytest.approx(0.3)
+    assert found["up"][0]["base"]["n_candidates"] == 2
+    assert "0.30  mean of 2" in compare("run", "--by", "explainer")[1]
+
+
+def test_a_database_of_an_older_version_alone_is_refused(compare: Compare) -> None:
+    two_explainers(Path("run"))
+    Path("old").mkdir()
+    with duckdb.connect("old/scopenote.duckdb") as old:
+        for migration in MIGRATIONS[:8]:
+            old.execute(migration.sql)
+        old.execute("INSERT INTO meta VALUES ('schema_version', '8')")
+    for words in (("old", "--by", "explainer"), ("run", "old")):
+        status, output, errors = compare(*words)
+        assert (status, output) == (1, "")
+        assert "An older version of Scopenote published this run" in errors
 
 
 # --- two runs -----------------------------------------------------------------------------------
