@@ -19,7 +19,6 @@ from .compared_sides import (
     ShownFigure,
 )
 from .plain_tables import plain_table
-from .run_sections import change_in_words
 from .show_feature import figure, interval
 from .visible_text import visible
 
@@ -219,13 +218,14 @@ def _lookup_blocks(comparison: Comparison) -> Iterator[RenderableType]:
         ("Against the token lookup", "bold"),
         ("  each label on its own windows, on score", "dim"),
     )
-    table = plain_table("", "features>", "difference", "better>", "worse>", "judged by")
+    columns = ("features>", "difference>", "from>", "to>", "better>", "worse>", "judged by")
+    table = plain_table("", *columns)
     for each in comparison.lookups:
         found = each.difference
         table.add_row(
             Text(visible(each.side)),
             f"{found.mean.n:,}",
-            change_in_words(found.mean),
+            *map(_signed, (found.mean.value, found.mean.low, found.mean.high)),
             _clearly_better(found),
             _clearly_worse(found),
             Text(visible(each.figure.simulator)),

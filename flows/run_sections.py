@@ -181,13 +181,13 @@ def comparison_lines(summary: RunSummary) -> Iterator[str]:
 
 def _comparison(scores: ScoreComparison) -> Iterator[str]:
     if scores.medians is not None:
-        yield f"median of all: {change_in_words(scores.medians)}"
+        yield f"median of all: {_change(scores.medians)}"
     if scores.pairs is not None:
         n = scores.pairs.n
         features = "1 feature" if n == 1 else f"{n:,} features"
         yield (
             f"{features} with another label or score, each against its own last: "
-            f"{change_in_words(scores.pairs)} on average"
+            f"{_change(scores.pairs)} on average"
         )
     if scores.n_other_judge:
         yield f"{scores.n_other_judge:,} were scored by another before, and not compared"
@@ -197,8 +197,7 @@ def _comparison(scores: ScoreComparison) -> Iterator[str]:
             yield f"{n:,} undefined ({before.get(reason, 0):,} before): {reason}"
 
 
-def change_in_words(change: ScoreChange) -> str:
-    """A difference with its interval."""
+def _change(change: ScoreChange) -> str:
     value = f"{change.value:+.{_DIGITS}f}".replace("-", "−")
     if change.low is None or change.high is None:
         return f"{value} (too few for an interval)"

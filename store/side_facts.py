@@ -21,6 +21,7 @@ class SideFacts:
         name: None for labels to which what is compared does not apply.
         n_features: that it was tried on.
         n_labels: that came of it; with several candidates more than features.
+        n_asked: of these, labels that a model was asked for.
         failures: features without any label, by reason.
         explainers, models, prompt_versions: that its labels are by.
         usd: of all calls for its labels, failed ones too; None where no price is known.
@@ -30,6 +31,7 @@ class SideFacts:
     name: str | None
     n_features: int
     n_labels: int
+    n_asked: int
     failures: Mapping[str, int]
     explainers: tuple[str, ...]
     models: tuple[str, ...]
@@ -40,7 +42,7 @@ class SideFacts:
     @classmethod
     def of_nothing(cls) -> SideFacts:
         """Of a run without labels."""
-        return cls(None, 0, 0, {}, (), (), (), None, 0)
+        return cls(None, 0, 0, 0, {}, (), (), (), None, 0)
 
     @property
     def n_failed(self) -> int:
@@ -49,10 +51,10 @@ class SideFacts:
 
     @property
     def usd_per_label(self) -> Decimal | None:
-        """What a label came to; None where some price is unknown or nothing was paid for."""
-        if self.usd is None or self.n_unpriced or not self.n_labels:
+        """What a label by a model came to; None where some price is unknown or none was asked."""
+        if self.usd is None or self.n_unpriced or not self.n_asked:
             return None
-        return self.usd / self.n_labels
+        return self.usd / self.n_asked
 
 
 def read_side_facts(
@@ -66,6 +68,7 @@ def read_side_facts(
         ),
         by_feature AS (
             SELECT side, sae_id, feature, count_if(status = 'done') AS n_labels,
+                count_if(status = 'done' AND request_hash IS NOT NULL) AS n_asked,
                 min(coalesce(reason, 'no reason given')) FILTER (status = 'failed') AS reason
             FROM mine GROUP BY side, sae_id, feature
         ),
@@ -77,7 +80,8 @@ def read_side_facts(
             ) GROUP BY side
         ),
         counted AS (
-            SELECT side, count(*) AS n_features, sum(n_labels)::BIGINT AS n_labels
+            SELECT side, count(*) AS n_features, sum(n_labels)::BIGINT AS n_labels,
+                sum(n_asked)::BIGINT AS n_asked
             FROM by_feature GROUP BY side
         ),
         named AS (
@@ -92,7 +96,7 @@ def read_side_facts(
                 UNION ALL SELECT request_hash, usd FROM repeated_calls
             ) USING (request_hash) GROUP BY side
         )
-        SELECT c.side, n_features, n_labels, failures,
+        SELECT c.side, n_features, n_labels, n_asked, failures,
             explainers, models, prompt_versions, usd, coalesce(n_unpriced, 0)
         FROM counted c
         JOIN named n ON n.side IS NOT DISTINCT FROM c.side
@@ -105,14 +109,15 @@ def read_side_facts(
             name,
             n,
             n_labels,
+            n_asked,
             failures or {},
-            tuple(explainers),
-            tuple(models),
-            tuple(versions),
+            tuple(names[0]),
+            tuple(names[1]),
+            tuple(names[2]),
             usd,
             n_unpriced,
         )
-        for name, n, n_labels, failures, explainers, models, versions, usd, n_unpriced in rows
+        for name, n, n_labels, n_asked, failures, *names, usd, n_unpriced in rows
     }
 
 

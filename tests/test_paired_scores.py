@@ -274,6 +274,7 @@ def test_what_a_side_cost_has_every_call_for_its_labels(tmp_path: Path) -> None:
         run.label(1, request_hash="b", status="failed", reason="cut off")
         run.label(2, "with_logits", request_hash="c")
         run.label(3, "token_lookup")
+        run.label(4, "token_lookup")
         run.call("a", "0.002")
         run.call("a", "0.001", "repeated_calls")
         run.call("b", "0.003")
@@ -281,6 +282,8 @@ def test_what_a_side_cost_has_every_call_for_its_labels(tmp_path: Path) -> None:
         run.call("somebody's", "7")
     with open_store(tmp_path / "run") as store, store.cursor() as connection:
         facts = read_side_facts(connection, SideKey.explainer)
+        (of_all,) = read_side_facts(connection, None).values()
+    assert (of_all.n_labels, of_all.n_asked) == (4, 2)
     assert float(facts["highlighted"].usd_per_label or 0) == pytest.approx(0.006)
     assert facts["highlighted"].failures == {"cut off": 1}
     assert (facts["with_logits"].usd_per_label, facts["with_logits"].n_unpriced) == (None, 1)
