@@ -218,7 +218,7 @@ def _lookup_blocks(comparison: Comparison) -> Iterator[RenderableType]:
         ("Against the token lookup", "bold"),
         ("  each label on its own windows, on score", "dim"),
     )
-    columns = ("features>", "difference>", "from>", "to>", "better>", "worse>", "judged by")
+    columns = ("n>", "difference>", "from>", "to>", "better>", "worse>", "judged by")
     table = plain_table("", *columns)
     for each in comparison.lookups:
         found = each.difference
