@@ -16,6 +16,7 @@ import typer
 from ..store.errors import ExitCode, UserMistake
 from .export_command import export
 from .hand_commands import label, vote
+from .import_command import import_labels
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule
@@ -309,6 +310,7 @@ def show(
 app.command()(label)
 app.command()(vote)
 app.command()(export)
+app.command()(import_labels)
 app.command()(runs)
 app.command()(schedule)
 app.command()(serve)
