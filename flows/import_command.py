@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .reports import RunReport
 
 _SHOWN_SETS = 20
+_UNKNOWN = (
+    "Nothing is known of the text that they were written from: it may have been text that they "
+    "are scored on."
+)
 
 
 def import_labels(
@@ -45,7 +49,7 @@ def import_labels(
     """Bring in labels written by others, to be scored like our own."""
     config, folder = configured_run(run, None)
     from .finish_run import finished
-    from .import_labels import COMMAND
+    from .import_labels import COMMAND, laid_aside
     from .import_labels import import_labels as bring_in
     from .progress import Progress
     from .reports import RunReport
@@ -53,11 +57,14 @@ def import_labels(
     reports: list[ImportReport] = []
 
     def work() -> RunReport:
-        with Progress() as progress:
-            reports.append(bring_in(config, folder, path, source_name, progress))
+        reports.append(bring_in(config, folder, aside))
         return RunReport((reports[0].as_stage(),))
 
-    with folder.lock(f"scopenote {COMMAND}"):
+    with (
+        folder.lock(f"scopenote {COMMAND}"),
+        Progress() as progress,
+        laid_aside(folder, path, source_name, progress) as aside,
+    ):
         _, status = finished(work, folder, to_prefect=False)
     (report,) = reports
     if json:
@@ -72,52 +79,41 @@ def render_import(report: ImportReport, run: Path) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from .progress import duration
     from .visible_text import visible
 
     n_files = len(report.files)
     files = visible(report.files[0]) if n_files == 1 else f"{n_files:,} files"
     blocks: list[RenderableType] = [
-        Text.assemble(
-            (_in_words(report), "bold"),
-            (f"  {report.n_rows:,} rows of {files}, in {duration(report.seconds)}", "dim"),
-        ),
+        Text.assemble((_in_words(report), "bold"), (f"  {_rows(report.n_rows)} of {files}", "dim")),
         "",
         _sets_table(report),
     ]
     if report.left_out:
         blocks += ["", *_left_out(report)]
     if report.n_repeated:
-        blocks += ["", Text(f"{report.n_repeated:,} rows say what another row says.", style="dim")]
+        says = "says" if report.n_repeated == 1 else "say"
+        words = f"{_rows(report.n_repeated)} {says} what another row says."
+        blocks += ["", Text(words, style="dim")]
     if report.n_new:
-        blocks += [
-            "",
-            Text(
-                "Nothing is known of the text that they were written from: it may have "
-                "been text that they will be scored on.",
-                style="dim",
-            ),
-        ]
+        blocks += ["", Text(_UNKNOWN, style="dim")]
     for note in report.notes:
         blocks += ["", Text(visible(note), style="yellow")]
     if report.n_new and not report.notes:
-        blocks += [
-            "",
-            Text("To have them scored"),
-            Text(
-                f"  {program()} score {shlex.quote(str(run))}",
-                style="cyan",
-                no_wrap=True,
-                overflow="ignore",
-            ),
-        ]
+        score = f"  {program()} score {shlex.quote(str(run))}"
+        # Never wrapped: it is there to be copied.
+        command = Text(score, style="cyan", no_wrap=True, overflow="ignore")
+        blocks += ["", Text("To have them scored"), command]
     return Group(*blocks)
 
 
 def _in_words(report: ImportReport) -> str:
     if report.n_new:
-        return f"{report.n_new:,} labels brought in"
+        return f"{report.n_new:,} label{'s' if report.n_new > 1 else ''} brought in"
     return "Nothing new: all of these labels were there already"
+
+
+def _rows(n: int) -> str:
+    return f"{n:,} row{'s' if n != 1 else ''}"
 
 
 def _sets_table(report: ImportReport) -> RenderableType:
@@ -146,7 +142,7 @@ def _left_out(report: ImportReport) -> Iterator[RenderableType]:
 
     from .visible_text import visible
 
-    yield Text(f"{report.n_left_out:,} rows left out", style="bold")
+    yield Text(f"{_rows(report.n_left_out)} left out", style="bold")
     for left in report.left_out:
         yield Text(f"  {left.n:,} because {left.reason}", style="yellow")
         for example in left.examples:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -34,7 +35,7 @@ COMMAND = "import-labels"
 _NEURONPEDIA_NAME = "neuronpedia"
 # A set of labels by one of these names would be taken for our own.
 _OURS = frozenset({*get_args(Explainer), "human", "auto", "imported", "scopenote"})
-_N_EXAMPLES = 3
+_N_EXAMPLES, _N_SAES = 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class ImportReport:
             unit="labels",
             done=self.n_new,
             already_done=self.n_there,
-            failures={f"left out, {each.reason}": each.n for each in self.left_out},
+            failures={f"left out because {each.reason}": each.n for each in self.left_out},
             seconds=self.seconds,
             notes=(f"by {self.source_name}, from {self._from}", *self.notes),
         )
@@ -113,13 +114,51 @@ class ImportReport:
         return self.files[0] if len(self.files) == 1 else f"{len(self.files):,} files"
 
 
-def import_labels(
-    config: Config, folder: RunFolder, path: Path, source_name: str | None, progress: Progress
-) -> ImportReport:
-    """Brings in the labels of a file or folder, and publishes them. The folder's lock is held.
+@dataclass(slots=True)
+class CountedRows:
+    """The rows of files, and which of them are no labels here."""
+
+    n: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, left: LeftOut, where: str) -> None:
+        """Notes a row that is none, and where it stands."""
+        self.reasons[left.reason] += 1
+        examples = self.examples.setdefault(left.reason, [])
+        if len(examples) < _N_EXAMPLES:
+            examples.append(f"{left.what} ({where})" if left.what else where)
+
+    def left_out(self) -> Iterator[LeftOutRows]:
+        """What was left out, the most frequent reason first."""
+        for reason, n in self.reasons.most_common():
+            yield LeftOutRows(reason, n, tuple(self.examples[reason]))
+
+
+@dataclass(frozen=True, slots=True)
+class LaidAside:
+    """Labels as they were read, before anything has changed.
+
+    Attributes:
+        source_name: whose labels they are.
+        files: by their names.
+        started: a moment of `time.monotonic`.
+    """
+
+    source_name: str
+    files: tuple[str, ...]
+    labels: LabelsAside
+    rows: CountedRows
+    started: float
+
+
+@contextmanager
+def laid_aside(
+    folder: RunFolder, path: Path, source_name: str | None, progress: Progress
+) -> Iterator[LaidAside]:
+    """Reads the labels of a file or folder. The run's lock is held; nothing changes.
 
     Args:
-        config: of the run.
         folder: of the run.
         path: what holds the labels.
         source_name: whose they are; by default `neuronpedia` for its batches, else as `path` is
@@ -128,7 +167,7 @@ def import_labels(
 
     Raises:
         UserMistake: a file that cannot be read to its end or is no such file, a name that stands
-            for something else, or no row that is a label here; nothing has changed then.
+            for something else, or no row that is a label here.
         StoreError: the disk refuses it.
     """
     started = time.monotonic()
@@ -136,77 +175,74 @@ def import_labels(
     name = _source_name(source_name, path, files)
     with published(folder.path) as (_, store):
         widths = read_widths(store.connection)
-    counted = _Counted()
-    with clear_disk_errors(folder.path), labels_aside(folder.parts) as aside:
+    rows = CountedRows()
+    with clear_disk_errors(folder.path), labels_aside(folder.parts) as labels:
         with progress.stage("import", unit="rows") as stage:
-            _lay_aside(files, LabelImporter(name, widths), aside, counted, stage)
-        _require_any(path, aside, counted, widths)
-        with recorded_run(COMMAND, config, folder) as run:
-            with open_work(folder.path) as work:
-                sets = add_imported(work, aside, run.run_id)
-            report = ImportReport(
-                source_name=name,
-                files=tuple(file.name for file in files),
-                n_rows=counted.n_rows,
-                sets=sets,
-                left_out=tuple(counted.left_out()),
-                seconds=time.monotonic() - started,
-                notes=_notes(config, folder),
-            )
-            run.add(report.as_stage())
+            _lay_aside(files, LabelImporter(name, widths), labels, rows, stage)
+        _require_any(path, labels, rows, widths)
+        yield LaidAside(name, tuple(file.name for file in files), labels, rows, started)
+
+
+def import_labels(config: Config, folder: RunFolder, aside: LaidAside) -> ImportReport:
+    """Adds labels that were laid aside to a run's tables, and publishes them.
+
+    Args:
+        config: of the run.
+        folder: of the run, whose lock is held.
+        aside: the labels.
+
+    Raises:
+        StoreError: the disk refuses it.
+    """
+    with recorded_run(COMMAND, config, folder) as run:
+        with open_work(folder.path) as work:
+            sets = add_imported(work, aside.labels, run.run_id)
+        report = ImportReport(
+            source_name=aside.source_name,
+            files=aside.files,
+            n_rows=aside.rows.n,
+            sets=sets,
+            left_out=tuple(aside.rows.left_out()),
+            seconds=time.monotonic() - aside.started,
+            notes=_notes(config, folder),
+        )
+        run.add(report.as_stage())
     return report
-
-
-@dataclass(slots=True)
-class _Counted:
-    n_rows: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def leave_out(self, left: LeftOut, where: str) -> None:
-        self.reasons[left.reason] += 1
-        examples = self.examples.setdefault(left.reason, [])
-        if len(examples) < _N_EXAMPLES:
-            examples.append(f"{left.what} ({where})" if left.what else where)
-
-    def left_out(self) -> Iterator[LeftOutRows]:
-        for reason, n in self.reasons.most_common():
-            yield LeftOutRows(reason, n, tuple(self.examples[reason]))
 
 
 def _lay_aside(
     files: list[LabelFile],
     importer: LabelImporter,
-    aside: LabelsAside,
-    counted: _Counted,
+    labels: LabelsAside,
+    rows: CountedRows,
     stage: Stage,
 ) -> None:
     for file in files:
         where = "row" if file.kind == "Parquet" else "line"
         for row in read_rows_of(file):
-            counted.n_rows += 1
+            rows.n += 1
             label = importer.label(row)
             if isinstance(label, LeftOut):
-                counted.leave_out(label, f"{file.name}, {where} {row.line}")
+                rows.leave_out(label, f"{file.name}, {where} {row.line}")
             else:
-                aside.add(label)
+                labels.add(label)
             stage.advance()
 
 
 def _require_any(
-    path: Path, aside: LabelsAside, counted: _Counted, widths: Mapping[str, int]
+    path: Path, labels: LabelsAside, rows: CountedRows, widths: Mapping[str, int]
 ) -> None:
-    if aside.n:
+    if labels.n:
         return
-    if not counted.n_rows:
-        raise UserMistake("There are no rows to bring in.", where=str(path), found="an empty file")
-    listed = [f"{n:,}: {reason}" for reason, n in counted.reasons.most_common(3)]
-    first = next(counted.left_out()).examples[0]
+    if not rows.n:
+        raise UserMistake("There are no rows to bring in.", where=str(path), found="no row")
+    listed = [f"{n:,}: {reason}" for reason, n in rows.reasons.most_common(3)]
+    first = next(rows.left_out()).examples[0]
     raise UserMistake(
-        f"None of the {counted.n_rows:,} rows is a label of a feature of this run.",
+        f"None of the {rows.n:,} rows is a label of a feature of this run.",
         where=str(path),
         found=f"{'; '.join(listed)}; such as {first}",
-        expected="features of " + ", ".join(widths),
+        expected="features of " + _listed(widths),
     )
 
 
@@ -227,6 +263,11 @@ def _source_name(given: str | None, path: Path, files: list[LabelFile]) -> str:
             mend=mend,
         )
     return name
+
+
+def _listed(saes: Iterable[str]) -> str:
+    named = list(saes)
+    return ", ".join(named[:_N_SAES]) + (", …" if len(named) > _N_SAES else "")
 
 
 def _notes(config: Config, folder: RunFolder) -> tuple[str, ...]:

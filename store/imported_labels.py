@@ -146,11 +146,12 @@ _SETS = """
 # Of rows that say the same the first: only what they explain it by may differ.
 _ADD = """
     INSERT INTO labels BY NAME
-    SELECT *, $now AS created_at, $run AS run_id FROM (
-        SELECT DISTINCT ON (label_id) * EXCLUDE (file_row_number)
-        FROM read_parquet($file, file_row_number = true)
-        ORDER BY label_id, file_row_number
-    ) ANTI JOIN labels USING (label_id)
+    SELECT * EXCLUDE (file_row_number), $now AS created_at, $run AS run_id
+    FROM read_parquet($file, file_row_number = true)
+    WHERE file_row_number IN (
+        SELECT min(file_row_number) FROM read_parquet($file, file_row_number = true)
+        ANTI JOIN labels USING (label_id) GROUP BY label_id
+    )
 """
 
 

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,11 @@ _EXPLANATIONS = "explanations"
 
 _OF_NEURONPEDIA = ("modelId", "layer", "index", "description")
 _OF_TABLES = ("feature", "text")
-_MORE_OF_TABLES = ("sae_id", "explanation", "explainer", "author", "model")
+# Columns of our own exports: the first names a neuron as people do, where `feature` is a number; of
+# the second a CSV is known by, in which a text that might be a formula has `'` before it.
+_FULL_ID, _OURS = "feature_id", "label_id"
+_MORE_OF_TABLES = (_FULL_ID, "sae_id", "explanation", "explainer", "author", "model")
+_NO_FORMULA = re.compile("^'(?=[=+\\-@\t\r\n'＝＋－＠])")
 # Those that are read at once from Parquet.
 _ROWS_AT_ONCE = 8192
 _SHOWN_FIELDS = 12
@@ -202,7 +206,10 @@ def _read_csv(file: LabelFile) -> Iterator[FileRow]:
 def _of_csv(number: int, header: Sequence[str], row: Sequence[str]) -> FileRow:
     if len(row) != len(header):
         return FileRow(number, fault=f"{len(row)} fields instead of {len(header)}")
-    return _of_table(number, dict(zip(header, row, strict=True)))
+    fields: Iterable[tuple[str, str]] = zip(header, row, strict=True)
+    if _OURS in header:
+        fields = ((name, _NO_FORMULA.sub("", value)) for name, value in fields)
+    return _of_table(number, dict(fields))
 
 
 def _read_parquet(file: LabelFile) -> Iterator[FileRow]:
@@ -232,7 +239,7 @@ def _read_parquet(file: LabelFile) -> Iterator[FileRow]:
 def _of_table(number: int, row: Mapping[str, Any]) -> FileRow:
     return FileRow(
         line=number,
-        feature=row["feature"],
+        feature=row.get(_FULL_ID) or row["feature"],
         sae=row.get("sae_id") or None,
         text=row["text"],
         explanation=row.get("explanation"),
