@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .export_run import ExportReport
 
 
-ExportFormat = Literal["dataset", "parquet", "jsonl", "csv"]
+ExportFormat = Literal["dataset", "parquet", "jsonl", "csv", "neuronpedia"]
 """What an export is made of."""
 
 
