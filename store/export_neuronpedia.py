@@ -97,7 +97,7 @@ def write_neuronpedia(
             source = _source(found.block.sae_id)
             name = _file(source, "activations", found.block.first // BATCH)
             output.add(name, "activations", ACTIVATIONS_QUERY, found.n, found.lines)
-    for name, file in written.items():
+    for name, file in sorted(written.items(), key=lambda each: _in_order(each[0])):
         folder.add(name, file.holds, file.rows, " ".join(file.query.split()))
 
 
@@ -252,6 +252,11 @@ def _source(sae_id: str) -> _Source:
 
 def _file(source: _Source, holds: str, batch: int) -> str:
     return f"{source.folder}/{holds}/batch-{batch}.jsonl.gz"
+
+
+def _in_order(name: str) -> tuple[str, int]:
+    folder, _, batch = name.rpartition("/batch-")
+    return folder, int(batch.partition(".")[0])
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -60,5 +60,7 @@ def packed_lines() -> Iterator[LinePacker]:
     """Files to pack lines into, all of them whole when the block ends well."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="packing") as executor:
         packer = LinePacker(executor)
-        yield packer
-        packer.finish()
+        try:
+            yield packer
+        finally:
+            packer.finish()
