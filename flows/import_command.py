@@ -46,7 +46,7 @@ def import_labels(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Bring in labels written by others, to be scored like our own."""
+    """Bring in labels by others, to be scored like ours."""
     config, folder = configured_run(run, None)
     from .finish_run import finished
     from .import_labels import COMMAND, laid_aside
