@@ -283,6 +283,33 @@ def test_the_overview_and_lists_know_imported_labels(
     assert rows == [(NEVER_ACTIVE, "mine")]
 
 
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_label_that_nobody_has_compared_is_in_force_by_its_kind(
+    folder: RunFolder, bring_in: Any, tmp_path: Path, name: str
+) -> None:
+    with duckdb.connect(str(folder.work_database)) as work:
+        work.execute(
+            f"""
+            DELETE FROM scores WHERE split = 'select' AND label_id IN ('{RES}:3', '{RES}:4');
+            INSERT INTO labels BY NAME
+            SELECT * REPLACE ('ours' AS label_id, 'with_logits' AS explainer)
+            FROM labels WHERE label_id = '{RES}:4';
+            """
+        )
+    rows = "".join(f"{RES}/{n},a word\n" for n in (3, 4, 9))
+    (tmp_path / "mine.csv").write_text(f"feature,text\n{rows}")
+    assert bring_in(tmp_path / "mine.csv", "--from", name)[0] == 0
+    in_force = dict(
+        ask(
+            folder,
+            "SELECT feature, explainer FROM current_features "
+            f"WHERE sae_id = '{RES}' AND feature IN (3, 4, 9)",
+        )
+    )
+    # Of the last, the token lookup's label was compared.
+    assert in_force == {3: name, 4: "with_logits", 9: "token_lookup"}
+
+
 def test_a_label_written_meanwhile_is_kept(
     folder: RunFolder, bring_in: Any, tmp_path: Path
 ) -> None:
