@@ -169,7 +169,8 @@ def agree_on_cost(
 def _estimate(folder: Path, config: Config) -> Estimate:
     from .estimate import estimate_labels
 
-    if not config.explain.prompted and not config.score.judges:
+    asked = [kind for kind in config.score.judges if kind != "local"]  # which only reads
+    if not config.explain.prompted and not asked:
         raise UserMistake(
             "No explainer or simulator of this run asks a model, so there is nothing to pay for.",
             where=str(folder),
