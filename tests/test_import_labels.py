@@ -313,7 +313,7 @@ def test_a_label_that_nobody_has_compared_is_in_force_by_its_kind(
 def test_a_label_written_meanwhile_is_kept(
     folder: RunFolder, bring_in: Any, tmp_path: Path
 ) -> None:
-    assert bring_in(f"{RES}/3", "by hand", "--author", "ann", command="label")[0] == 0
+    assert bring_in(f"{RES}/3", "by hand", "--by", "ann", command="label")[0] == 0
     (tmp_path / "mine.csv").write_text(f"feature,text\n{RES}/3,a word\n")
     assert bring_in(tmp_path / "mine.csv")[0] == 0
     assert list(folder.inbox.iterdir()) == []
