@@ -17,6 +17,7 @@ from ..store.errors import ExitCode, UserMistake
 from .compare_command import compare
 from .export_command import export
 from .hand_commands import label, vote
+from .import_command import import_labels
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule
@@ -310,6 +311,7 @@ def show(
 app.command()(label)
 app.command()(vote)
 app.command()(export)
+app.command()(import_labels)
 app.command()(runs)
 app.command()(compare)
 app.command()(schedule)

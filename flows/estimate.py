@@ -60,13 +60,14 @@ class Estimate:
     """What the labels that are missing would take.
 
     Attributes:
+        model: that would write labels; None where no explainer asks one.
         reply_tokens: what a reply is taken to have.
         n_replies: of how many replies that is the mean; 0: it is assumed.
         in_batch: the dollars are those of batches.
         ratings: what having the labels rated would take, a row for each way of asking.
     """
 
-    model: str
+    model: str | None
     reply_tokens: int
     n_replies: int
     explainers: tuple[ExplainerEstimate, ...]
@@ -92,7 +93,8 @@ class Estimate:
     @property
     def models(self) -> tuple[str, ...]:
         """Those that would be asked."""
-        return tuple(dict.fromkeys((self.model, *(each.model for each in self.ratings))))
+        named = (self.model, *(each.model for each in self.ratings))
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
     def _all(self) -> Sequence[ExplainerEstimate | RatingEstimate]:
@@ -114,6 +116,8 @@ def estimate_labels(
         settings: how labels are written.
         scoring: how they are scored; None to leave that out.
     """
+    if not settings.prompted:
+        return _of_ratings(store, scoring)
     asking = settings.asking()
     price = settings.chat.known_prices().get(asking.model)
     n_replies, reply_tokens = _replies_so_far(store.connection, asking.model)
@@ -136,6 +140,16 @@ def estimate_labels(
         in_batch=settings.chat.batch,
         ratings=ratings,
     )
+
+
+def _of_ratings(store: Store, scoring: ScoreSection | None) -> Estimate:
+    """What rating labels would take where none is to be written by a model: those of others."""
+    price: Price | None = None
+    ratings: tuple[RatingEstimate, ...] = ()
+    if scoring is not None and scoring.chat.model is not None:
+        price = scoring.chat.known_prices().get(scoring.chat.model)
+        ratings = estimate_ratings(store, scoring, [], candidates=1)
+    return Estimate(None, 0, 0, (), price, ratings=ratings)
 
 
 def render_estimate(estimate: Estimate) -> RenderableType:
@@ -172,7 +186,10 @@ def render_estimate(estimate: Estimate) -> RenderableType:
     )
     in_batch = ", in a batch" if estimate.in_batch else ""
     if estimate.price is None:
-        price = "The model's price is not known: name a table of your own in `explain.chat.prices`."
+        section = "score" if estimate.model is None else "explain"
+        price = (
+            f"The model's price is not known: name a table of your own in `{section}.chat.prices`."
+        )
     elif estimate.price == FREE:
         price = "The model runs on this machine, which nobody charges for."
     else:
@@ -180,17 +197,22 @@ def render_estimate(estimate: Estimate) -> RenderableType:
             f"Prices of {estimate.price.as_of}{in_batch}, without what the provider may take off "
             "for its cache."
         )
+    if estimate.model is None:
+        basis = "From windows as they would be sent."
+    else:
+        basis = (
+            f"From {n_sampled:,} prompts as they would be sent; {estimate.reply_tokens:,} tokens "
+            f"a reply, {basis}."
+        )
     calls = f": {estimate.n_calls:,} calls, about {_dollars(estimate.usd)}"
+    if not estimate.models:
+        return Text("No label is left to be rated.")
     return Group(
         Text.assemble("Asking ", (" and ".join(estimate.models), "bold"), calls),
         "",
         table,
         "",
-        Text(
-            f"From {n_sampled:,} prompts as they would be sent; {estimate.reply_tokens:,} tokens "
-            f"a reply, {basis}. {price}",
-            style="dim",
-        ),
+        Text(f"{basis} {price}", style="dim"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .export_run import ExportReport
 
 
-ExportFormat = Literal["dataset", "parquet", "jsonl", "csv"]
+ExportFormat = Literal["dataset", "parquet", "jsonl", "csv", "neuronpedia"]
 """What an export is made of."""
 
 
@@ -121,8 +122,16 @@ def render_export(report: ExportReport, address: str | None = None) -> Renderabl
     from .summary import bytes_in_words
 
     table = plain_table("file", "rows>", "size>")
-    for file in report.files:
-        rows = "" if file.rows is None else f"{file.rows:,}"
-        table.add_row(file.file, rows, bytes_in_words(file.bytes))
+    for name, files in groupby(report.files, key=lambda file: _shown_as(file.file)):
+        found = list(files)
+        counted = [file.rows for file in found if file.rows is not None]
+        rows = f"{sum(counted):,}" if counted else ""
+        table.add_row(name, rows, bytes_in_words(sum(file.bytes for file in found)))
     uploaded = [] if address is None else ["", f"Uploaded to {address}"]
     return Group(f"Exported to {report.request.target}", "", table, *uploaded)
+
+
+def _shown_as(file: str) -> str:
+    """A file's name; of batches, of which there may be thousands, one for all of a folder."""
+    folder, _, name = file.rpartition("/")
+    return f"{folder}/batch-*" if name.startswith("batch-") else file

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..store.export_choice import TABLES, Chosen, ExportChoice, choose
 from ..store.export_folder import ExportedFile, written_export
+from ..store.export_neuronpedia import write_neuronpedia
 from ..store.facts import get_meta
 from .export_dataset import write_dataset
 from .export_work import ExportWork, write_table
@@ -121,9 +122,16 @@ def _write_files(work: ExportWork, kind: str) -> None:
         write_table(work, name, f"{name}.{kind}")
 
 
+def _write_neuronpedia(work: ExportWork) -> None:
+    n_rows = work.chosen.features + work.chosen.labels + work.chosen.contexts
+    with work.progress.stage("export", n_rows, "rows") as stage:
+        write_neuronpedia(work.connection, work.folder, stage.advance)
+
+
 _WRITERS: Mapping[ExportFormat, Callable[[ExportWork], None]] = {
     "dataset": write_dataset,
     "parquet": lambda work: _write_files(work, "parquet"),
     "jsonl": lambda work: _write_files(work, "jsonl"),
     "csv": lambda work: _write_files(work, "csv"),
+    "neuronpedia": _write_neuronpedia,
 }

@@ -47,7 +47,7 @@ def label(
         bool, typer.Option("--withdraw", help="Take back what you wrote for this feature.")
     ] = False,
 ) -> None:
-    """Write a label of your own for a feature; a run may be at work."""
+    """Write a label of your own; a run may be at work."""
     if withdraw == (text is not None) or (withdraw and explanation is not None):
         raise UserMistake(
             "A label is either written or taken back.",

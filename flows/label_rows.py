@@ -13,6 +13,8 @@ from ..store.feature_labels import FeatureLabels, ShownLabel
 from ..store.records import FeatureId
 from .visible_text import visible
 
+_UNKNOWN = "text that is not known: it may have been text that the label is scored on"
+
 
 def render_labels(feature_id: FeatureId, labels: FeatureLabels) -> RenderableType:
     """The labels of a feature by themselves."""
@@ -36,6 +38,8 @@ def label_rows(labels: FeatureLabels) -> Iterator[tuple[str, Text]]:
     if label is not None:
         yield "label", Text(visible(label.text or "–"), style="bold")
         yield "by", Text(visible(label.by) + _votes(label))
+        if label.source == "imported":
+            yield "from", Text(_UNKNOWN, style="dim")
         if label.explanation and label.explanation != label.text:
             yield "because", Text(visible(label.explanation))
     else:

@@ -169,11 +169,13 @@ def agree_on_cost(
 def _estimate(folder: Path, config: Config) -> Estimate:
     from .estimate import estimate_labels
 
-    if not config.explain.prompted:
+    asked = [kind for kind in config.score.judges if kind != "local"]  # which only reads
+    if not config.explain.prompted and not asked:
         raise UserMistake(
-            "No explainer of this run asks a model, so there is nothing to pay for.",
+            "No explainer or simulator of this run asks a model, so there is nothing to pay for.",
             where=str(folder),
-            found=f"explainers = {list(config.explain.explainers)}",
+            found=f"explainers = {list(config.explain.explainers)}, simulators = "
+            f"{list(config.score.simulators)}",
             mend="name another in `explain.explainers`, and the model in `explain.chat.model`",
         )
     with published(folder) as (_, store):

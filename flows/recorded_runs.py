@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import duckdb
-from prefect.runtime import flow_run
 
 from .. import __version__
 from ..store.absorb import absorb_inbox, remove_absorbed
@@ -127,4 +127,8 @@ def _end(
 
 def _flow_run_id() -> str | None:
     """The flow run that all of this is part of: what a page of Prefect's lists, and can cancel."""
+    if "prefect" not in sys.modules:  # who has not loaded it runs no flow
+        return None
+    from prefect.runtime import flow_run
+
     return flow_run.root_flow_run_id or None

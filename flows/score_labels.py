@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import partial
 
@@ -16,6 +16,7 @@ from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
 from ..store.database import open_store, open_work, publish, publish_if_behind
 from ..store.errors import AllowanceSpent, StoreError
+from ..store.labels import explainers_in_words
 from ..store.leaks import require_no_leak
 from ..store.parts import remove_unfinished
 from ..store.run_folder import RunFolder, clear_disk_errors
@@ -103,6 +104,7 @@ def score_labels(
         n_scored = undefined.total()
         with open_work(folder.path) as work:
             n_labels = count_scored_labels(work, config.score.simulator_names, SPLIT)
+            unread = explainers_in_words(work, sorted(EMBEDDED_EXPLAINERS))
         report = run.add(
             StageReport(
                 stage="score",
@@ -116,7 +118,7 @@ def score_labels(
                 seconds=time.monotonic() - started,
                 notes=(
                     *_notes(undefined, n_scored),
-                    *_unread(config),
+                    *_unread(config, unread),
                     *notes_on(rated, folder),
                     *retry_notes(retried),
                 ),
@@ -178,13 +180,12 @@ def _notes(undefined: Counter[str], n_scored: int) -> tuple[str, ...]:
     return (f"{n_undefined:,} of {n_scored:,} headline scores are undefined (NULL): {reasons}",)
 
 
-def _unread(config: Config) -> tuple[str, ...]:
-    if not config.explain.prompted or config.score.judges:
+def _unread(config: Config, explainers: Sequence[str]) -> tuple[str, ...]:
+    if not explainers or config.score.judges:
         return ()
-    named = " and ".join(config.explain.prompted)
     return (
-        f"labels by {named} are not scored: only a simulator such as `chat` reads what a label "
-        "says (`score.simulators`)",
+        f"labels by {' and '.join(explainers)} are not scored: only a simulator such as `chat` "
+        "reads what a label says (`score.simulators`)",
     )
 
 

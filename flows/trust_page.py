@@ -28,7 +28,8 @@ def trust_blocks(status: RunStatus) -> Iterator[RenderableType]:
     """What a run has of it, each after an empty line."""
     if status.ladder:
         yield from ("", _ladder_table(status.ladder))
-        yield Text("\n".join((*_undefined(status.ladder), _LADDER)), style="dim")
+        notes = (*_undefined(status.ladder), _LADDER, *_imported(status))
+        yield Text("\n".join(notes), style="dim")
     if status.opinions:
         yield from ("", Text.assemble(("Second opinions", "bold"), (_OPINIONS, "dim")))
         yield _opinions_table(status.opinions)
@@ -69,6 +70,15 @@ def _undefined(ladder: Sequence[LadderRow]) -> Iterator[str]:
             n, of = row.n_shuffled_undefined, row.n_shuffled
             who = f"{visible(row.explainer)} by {visible(row.simulator)}"
             yield f"{who}: {n:,} of {of:,} shuffled scores are undefined"
+
+
+def _imported(status: RunStatus) -> Iterator[str]:
+    scored = {row.explainer for row in status.ladder}.intersection(status.imported)
+    if scored:
+        yield (
+            f"Imported: {', '.join(map(visible, sorted(scored)))}. What text they were written "
+            "from is not known: it may have been this."
+        )
 
 
 # By the scorer's name, what is shown and the metric that it is.

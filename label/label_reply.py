@@ -129,6 +129,9 @@ def repair_messages(
 
 def clean_text(text: str) -> str:
     """A text on one line, without terminal escapes, control and invisible characters."""
+    # Most texts are, and a million of them are cleaned in a second.
+    if text.isprintable():
+        return " ".join(text.split())
     without = _ESCAPES.sub("", text)
     spaced = "".join(" " if sign.isspace() else sign for sign in without)
     kept = [sign for sign in spaced if sign in _JOINERS or not _is_invisible(sign)]

@@ -59,7 +59,7 @@ CONTEXTS_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
+class ContextBlock:
     """Features of an SAE, from the first to the last."""
 
     sae_id: str
@@ -68,7 +68,7 @@ class _Block:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pieces:
+class Pieces:
     """What tokens spell, by their numbers: as text, and as bytes."""
 
     texts: pa.StringArray
@@ -84,17 +84,25 @@ def context_batches(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]
     Yields:
         Tables of `CONTEXTS_SCHEMA`, never empty.
     """
-    pieces: dict[str, _Pieces] = {}
-    for block in _blocks(connection):
+    pieces: dict[str, Pieces] = {}
+    for block in context_blocks(connection):
         wanted = {"sae": block.sae_id, "first": block.first, "last": block.last}
         rows = connection.sql(CONTEXTS_QUERY, params=wanted).to_arrow_table()
         (tokenizer,) = pc.unique(rows["tokenizer"]).to_pylist()  # an SAE has one model
         if tokenizer not in pieces:
-            pieces[tokenizer] = _read_pieces(connection, tokenizer)
+            pieces[tokenizer] = read_pieces(connection, tokenizer)
         yield _spelled_out(rows, pieces[tokenizer])
 
 
-def _blocks(connection: duckdb.DuckDBPyConnection) -> list[_Block]:
+def context_blocks(
+    connection: duckdb.DuckDBPyConnection, features_a_batch: int | None = None
+) -> list[ContextBlock]:
+    """Blocks of `chosen_features` with about `BLOCK_ROWS` contexts each, in their order.
+
+    Args:
+        connection: to the database, with that temporary table.
+        features_a_batch: no block goes beyond a multiple of this.
+    """
     rows = connection.execute(
         """
         SELECT sae_id, feature, count(*) FROM contexts
@@ -102,18 +110,22 @@ def _blocks(connection: duckdb.DuckDBPyConnection) -> list[_Block]:
         GROUP BY ALL ORDER BY sae_id, feature
         """
     ).fetchall()
-    blocks: list[_Block] = []
+    blocks: list[ContextBlock] = []
     held = BLOCK_ROWS
     for sae_id, feature, n in rows:
-        if held + n > BLOCK_ROWS or blocks[-1].sae_id != sae_id:
-            blocks.append(_Block(sae_id, feature, feature))
+        begins = features_a_batch is not None and (
+            not blocks or blocks[-1].last // features_a_batch != feature // features_a_batch
+        )
+        if begins or held + n > BLOCK_ROWS or blocks[-1].sae_id != sae_id:
+            blocks.append(ContextBlock(sae_id, feature, feature))
             held = 0
-        blocks[-1] = _Block(sae_id, blocks[-1].first, feature)
+        blocks[-1] = ContextBlock(sae_id, blocks[-1].first, feature)
         held += n
     return blocks
 
 
-def _read_pieces(connection: duckdb.DuckDBPyConnection, tokenizer: str) -> _Pieces:
+def read_pieces(connection: duckdb.DuckDBPyConnection, tokenizer: str) -> Pieces:
+    """What the tokens of all windows spell."""
     rows = connection.execute(
         "SELECT token_id, text, bytes FROM pieces WHERE tokenizer = ?", [tokenizer]
     ).fetchall()
@@ -132,21 +144,23 @@ def _read_pieces(connection: duckdb.DuckDBPyConnection, tokenizer: str) -> _Piec
         spelled[token_id] = content
     known = [text.encode() if content is None else content
              for text, content in zip(texts, spelled, strict=True)]  # fmt: skip
-    return _Pieces(pa.array(texts, pa.string()), pa.array(known, pa.binary()))
+    return Pieces(pa.array(texts, pa.string()), pa.array(known, pa.binary()))
 
 
-def _spelled_out(rows: pa.Table, pieces: _Pieces) -> pa.Table:
-    token_ids = _whole(rows["token_ids"])
+def _spelled_out(rows: pa.Table, pieces: Pieces) -> pa.Table:
+    token_ids = whole_list(rows["token_ids"])
     lengths = pc.list_value_length(token_ids).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     numbers = token_ids.flatten().cast(pa.int32())
-    activations = _dense(_whole(rows["positions"]), _whole(rows["activations"]), offsets)
+    activations = dense_activations(
+        whole_list(rows["positions"]), whole_list(rows["activations"]), offsets
+    )
     made = {
         "tokens": pa.ListArray.from_arrays(offsets, pieces.texts.take(numbers)),
         "token_ids": pa.ListArray.from_arrays(offsets, numbers),
         "activations": pa.ListArray.from_arrays(offsets, pa.array(activations)),
         "text": _joined(token_ids, pieces),
-        "prefix": _joined(_whole(rows["prefix_token_ids"]), pieces),
+        "prefix": _joined(whole_list(rows["prefix_token_ids"]), pieces),
     }
     columns = [
         made[name] if name in made else rows[name].cast(kind)
@@ -155,7 +169,7 @@ def _spelled_out(rows: pa.Table, pieces: _Pieces) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=CONTEXTS_SCHEMA)
 
 
-def _dense(
+def dense_activations(
     positions: pa.ListArray, values: pa.ListArray, offsets: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
     """Activations of all tokens of all windows, one after the other."""
@@ -165,7 +179,7 @@ def _dense(
     return dense
 
 
-def _joined(token_ids: pa.ListArray, pieces: _Pieces) -> pa.StringArray:
+def _joined(token_ids: pa.ListArray, pieces: Pieces) -> pa.StringArray:
     """What each list of tokens spells; bytes that are no character are shown as U+FFFD."""
     lengths = pc.fill_null(pc.list_value_length(token_ids), 0).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -174,7 +188,8 @@ def _joined(token_ids: pa.ListArray, pieces: _Pieces) -> pa.StringArray:
     return pa.array([each.decode("utf-8", "replace") for each in joined.to_pylist()], pa.string())
 
 
-def _whole(column: pa.ChunkedArray) -> pa.ListArray:
+def whole_list(column: pa.ChunkedArray) -> pa.ListArray:
+    """A column of lists in one piece."""
     found = column.combine_chunks()
     # Of several chunks, and in some versions of one, what comes is itself chunked.
     return found.chunk(0) if isinstance(found, pa.ChunkedArray) else found

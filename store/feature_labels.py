@@ -41,10 +41,14 @@ class ShownLabel:
 
     @property
     def by(self) -> str:
-        """Who proposed it."""
-        if self.source != "auto":
+        """Who proposed it; of an imported label without a model also its author's name."""
+        if self.source == "human":
             return f"{self.source}, {self.author or '–'}"
-        return self.explainer if self.model is None else f"{self.explainer}, {self.model}"
+        names = [self.explainer, self.model]
+        if self.source == "imported":
+            is_said = self.model is not None or self.author == self.explainer
+            names = [self.source, self.explainer, self.model, None if is_said else self.author]
+        return ", ".join(name for name in names if name is not None)
 
 
 @dataclass(frozen=True, slots=True)

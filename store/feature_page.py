@@ -143,13 +143,11 @@ class FeaturePage:
         return content
 
 
-def find_feature(connection: duckdb.DuckDBPyConnection, written: str) -> FeatureId:
-    """The feature that a person means by `model/source/index`, `source/index` or `index`.
-
-    The index of a neuron is written with its sign, `1393+`.
+def read_widths(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """How many features each SAE of the run has, by its id.
 
     Raises:
-        UserMistake: if it is none, or one of several; with the ids there are.
+        UserMistake: nothing has been collected.
     """
     rows = connection.execute(
         """
@@ -158,9 +156,20 @@ def find_feature(connection: duckdb.DuckDBPyConnection, written: str) -> Feature
         GROUP BY sae_id ORDER BY sae_id
         """
     ).fetchall()
-    widths: dict[str, int] = dict(rows)
-    if not widths:
+    if not rows:
         raise UserMistake("No features have been collected yet.", found="an empty database")
+    return dict(rows)
+
+
+def find_feature(connection: duckdb.DuckDBPyConnection, written: str) -> FeatureId:
+    """The feature that a person means by `model/source/index`, `source/index` or `index`.
+
+    The index of a neuron is written with its sign, `1393+`.
+
+    Raises:
+        UserMistake: if it is none, or one of several; with the ids there are.
+    """
+    widths = read_widths(connection)
     allowed = f"model/source/index: {', '.join(map(_range, widths, widths.values()))}"
     source, _, index = written.strip().strip("/").rpartition("/")
     of_source = [sae_id for sae_id in widths if not source or f"/{sae_id}".endswith(f"/{source}")]

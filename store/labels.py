@@ -203,6 +203,20 @@ def count_labels(connection: duckdb.DuckDBPyConnection, explainers: Sequence[str
     return int(rows[0][0])
 
 
+def explainers_in_words(
+    connection: duckdb.DuckDBPyConnection, embedded: Sequence[str]
+) -> tuple[str, ...]:
+    """Who wrote labels that are there, without the embedded explainers; people and others too."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT explainer FROM labels
+        WHERE status = 'done' AND explainer NOT IN (SELECT unnest(?)) ORDER BY explainer
+        """,
+        [list(embedded)],
+    ).fetchall()
+    return tuple(explainer for (explainer,) in rows)
+
+
 def _read_labels(
     connection: duckdb.DuckDBPyConnection,
     condition: str,

@@ -8,6 +8,7 @@ logits, alignments with neurons); what Neuronpedia does not have is not in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .records import FeatureId
@@ -19,6 +20,28 @@ if TYPE_CHECKING:
     from .feature_page import FeaturePage, ShownScore
 
 SCORE_TYPE = "scopenote_{scorer}_{metric}"
+AUTHOR = "scopenote"
+"""The author of what an explainer wrote."""
+
+NOT_HERE: Mapping[str, Any] = MappingProxyType(
+    {
+        "logits_hist_data_bar_heights": [],
+        "logits_hist_data_bar_values": [],
+        "hasVector": False,
+        "vector": [],
+        "neuron_alignment_indices": [],
+        "neuron_alignment_values": [],
+        "neuron_alignment_l1": [],
+        "correlated_neurons_indices": [],
+        "correlated_neurons_pearson": [],
+        "correlated_neurons_l1": [],
+        "correlated_features_indices": [],
+        "correlated_features_pearson": [],
+        "correlated_features_l1": [],
+        "decoder_weights_dist": [],
+    }
+)
+"""What Neuronpedia has of a feature and this project has not."""
 
 
 def neuronpedia_ids(feature_id: FeatureId) -> dict[str, str]:
@@ -26,6 +49,21 @@ def neuronpedia_ids(feature_id: FeatureId) -> dict[str, str]:
     model, _, source = feature_id.sae_id.partition("/")
     index = unit_name(feature_id.sae_id, feature_id.feature)
     return {"modelId": model, "layer": source, "index": index}
+
+
+def source_set(source: str) -> str:
+    """The set of sources that one belongs to: its name without the layer."""
+    return source.partition("-")[2]
+
+
+def type_name(source: str, explainer: str) -> str | None:
+    """How a label was written; None where a person wrote it.
+
+    An imported label goes by what its file called that, without whose it is.
+    """
+    if source == "human":
+        return None
+    return explainer.partition("/")[2] or explainer
 
 
 def neuronpedia_feature(
@@ -44,31 +82,18 @@ def neuronpedia_feature(
     labels = [*([page.label] if page.label else []), *page.other_labels]
     return {
         **ids,
-        "sourceSetName": ids["layer"].partition("-")[2],
+        "sourceSetName": source_set(ids["layer"]),
         "maxActApprox": page.max_activation or 0.0,
         "frac_nonzero": page.density,
         "freq_hist_data_bar_heights": list(page.histogram[:n_bars]),
         "freq_hist_data_bar_values": list(edges[:n_bars]),
-        "logits_hist_data_bar_heights": [],
-        "logits_hist_data_bar_values": [],
         "pos_str": [token.text for token in page.top_tokens_positive],
         "pos_values": [token.logit for token in page.top_tokens_positive],
         "neg_str": [token.text for token in page.top_tokens_negative],
         "neg_values": [token.logit for token in page.top_tokens_negative],
         "topkCosSimIndices": [each.feature for each in cosine],
         "topkCosSimValues": [each.value for each in cosine],
-        "hasVector": False,
-        "vector": [],
-        "neuron_alignment_indices": [],
-        "neuron_alignment_values": [],
-        "neuron_alignment_l1": [],
-        "correlated_neurons_indices": [],
-        "correlated_neurons_pearson": [],
-        "correlated_neurons_l1": [],
-        "correlated_features_indices": [],
-        "correlated_features_pearson": [],
-        "correlated_features_l1": [],
-        "decoder_weights_dist": [],
+        **NOT_HERE,
         "activations": [_activation(context, ids) for context in page.contexts],
         "explanations": [
             neuronpedia_explanation(label, page.feature_id, scores.get(label.label_id, ()))
@@ -86,8 +111,8 @@ def neuronpedia_explanation(
         **neuronpedia_ids(feature_id),
         "description": label.text,
         "notes": label.explanation,
-        "authorId": label.author or "scopenote",
-        "typeName": label.explainer,
+        "authorId": label.author or AUTHOR,
+        "typeName": type_name(label.source, label.explainer),
         "explanationModelName": label.model,
         "createdAt": None if label.created_at is None else label.created_at.isoformat(),
         "scores": [

@@ -79,3 +79,11 @@ def read_null_ladder(connection: duckdb.DuckDBPyConnection) -> tuple[LadderRow, 
         {"shuffled": SHUFFLED},
     ).fetchall()
     return tuple(LadderRow(*row) for row in rows)
+
+
+def imported_sets(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    """The explainers of imported labels: whose they are, and how they were written."""
+    rows = connection.execute(
+        "SELECT DISTINCT explainer FROM labels WHERE source = 'imported' ORDER BY explainer"
+    ).fetchall()
+    return tuple(explainer for (explainer,) in rows)

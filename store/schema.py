@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .first_tables import FIRST_TABLES
+from .label_in_force import LABEL_IN_FORCE
 
 
 class Migration(NamedTuple):
@@ -372,6 +373,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         );
         """,
     ),
+    Migration("a label that nobody has compared is in force by its kind", LABEL_IN_FORCE),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -15,7 +15,7 @@ from .calls import Spending, spent
 from .collisions import CollisionRow, read_collisions
 from .gold import GoldStanding, read_gold
 from .near_features import read_rows
-from .null_ladder import LadderRow, read_null_ladder
+from .null_ladder import LadderRow, imported_sets, read_null_ladder
 from .records import FeatureId
 from .runs import RunRecord, read_last_ended
 from .second_opinions import OpinionRow, read_second_opinions
@@ -142,6 +142,7 @@ class RunStatus:
         opinions: what judges say of labels beside that.
         gold: how good the judges are.
         collisions: labels that several features have.
+        imported: the explainers of labels that others wrote.
         spent: what was spent on what.
         batches: those under way.
         last: the last run that left a summary; None before there is one.
@@ -160,6 +161,7 @@ class RunStatus:
     runs: tuple[PastRun, ...]
     database_bytes: int
     last: RunRecord | None = None
+    imported: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -223,6 +225,7 @@ def read_status(
         runs=tuple(PastRun(*row) for row in runs),
         database_bytes=database.stat().st_size if database.exists() else 0,
         last=read_last_ended(connection),
+        imported=imported_sets(connection),
     )
 
 

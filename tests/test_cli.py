@@ -34,6 +34,7 @@ COMMANDS = (
     "label",
     "vote",
     "export",
+    "import-labels",
     "runs",
     "compare",
     "schedule",

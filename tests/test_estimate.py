@@ -154,6 +154,34 @@ def test_ratings_are_counted_beside_the_labels(with_all_splits: Store) -> None:
     assert max(map(len, page.splitlines())) <= 80
 
 
+def test_labels_of_others_are_counted_where_no_explainer_asks_a_model() -> None:
+    connection = make_database()
+    connection.execute(
+        f"""
+        INSERT INTO windows SELECT * REPLACE (
+            window_id + 1000000 AS window_id, 'score' AS split, true AS is_background
+        ) FROM windows WHERE split = 'explain';
+        INSERT INTO contexts SELECT * REPLACE (
+            window_id + 1000000 AS window_id, 'score' AS split
+        ) FROM contexts WHERE split = 'explain';
+        INSERT INTO labels BY NAME SELECT * REPLACE (
+            label_id || 'x' AS label_id, 'theirs' AS explainer, 'imported' AS source
+        ) FROM labels WHERE sae_id = '{RES}' AND status = 'done';
+        """
+    )
+    ((n,),) = connection.execute("SELECT count(*) FROM labels WHERE source = 'imported'").fetchall()
+    with Store(connection) as store:
+        found = estimate_labels(store, ExplainSection(), judged_by("gpt-4o-mini"))
+    (ratings,) = found.ratings
+    assert ratings.n_labels == n + 7
+    assert (found.explainers, found.model) == ((), None)
+    assert found.models == ("gpt-4o-mini",)
+    assert found.usd == ratings.usd
+    page = rendered(render_estimate(found), width=80)
+    assert "From windows as they would be sent." in page
+    assert "a reply" not in page
+
+
 def test_each_way_of_asking_has_a_row(with_all_splits: Store) -> None:
     scoring = judged_by(
         "gpt-4o-mini",

@@ -82,6 +82,7 @@ def test_uploading_without_a_token_is_refused_before_anything_is_written(
     command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     status, _, err = command("--to", tmp_path / "out", "--push-to-hub", "me/labels")
     assert status == 2
