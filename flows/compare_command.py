@@ -45,7 +45,7 @@ def compare(
     ] = 5,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Explainers, models or runs by their scores on the same features."""
+    """Which explainer, model or run scores better on the same."""
     if (by is None) == (other_run is None) or (other_run is not None and base is not None):
         raise UserMistake(
             "Either labels of one run are compared, or two runs.",
