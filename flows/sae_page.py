@@ -53,10 +53,18 @@ class _InPage:
 
     @property
     def policy(self) -> str:
+        """For a page with the script."""
+        return self._policy(_hash(self.script))
+
+    @property
+    def still_policy(self) -> str:
+        """For one without it."""
+        return self._policy("none")
+
+    def _policy(self, script: str) -> str:
         return (
-            f"default-src 'none'; script-src '{_hash(self.script)}'; "
-            f"style-src '{_hash(self.style)}'; connect-src 'none'; base-uri 'none'; "
-            "form-action 'none'"
+            f"default-src 'none'; script-src '{script}'; style-src '{_hash(self.style)}'; "
+            "connect-src 'none'; base-uri 'none'; form-action 'none'"
         )
 
 
