@@ -64,7 +64,11 @@ def list_rows(features: Sequence[PageFeature]) -> dict[str, Any]:
 def _row(
     feature: PageFeature, label: PageLabel | None, hands: _Numbered, reasons: _Numbered
 ) -> dict[str, Any]:
-    row = {"feature": feature.feature, "density": _three_digits(feature.density), "marks": 0}
+    row: dict[str, Any] = {
+        "feature": feature.feature,
+        "density": _three_digits(feature.density),
+        "marks": 0,
+    }
     reason = feature.failure
     if label is not None:
         reason = (

@@ -100,9 +100,10 @@ _CONTEXTS = """
 
 def contexts_each(connection: duckdb.DuckDBPyConnection, sae_id: str) -> int:
     """How many contexts of either kind each chosen feature of this SAE is shown with."""
-    ((n,),) = connection.execute(
+    rows: list[tuple[int]] = connection.execute(
         "SELECT count(*) FROM chosen_features WHERE sae_id = ?", [sae_id]
     ).fetchall()
+    ((n,),) = rows
     return max(1, min(MOST_EACH, PAGE_CONTEXTS // (2 * max(1, n))))
 
 

@@ -53,7 +53,7 @@ def read_page_facts(connection: duckdb.DuckDBPyConnection, sae_id: str) -> PageF
         "WHERE sae_id = ? GROUP BY split",
         [sae_id],
     ).fetchall()
-    ((n_runs, *days),) = connection.execute(
+    ((n_runs, first_day, last_day),) = connection.execute(
         """
         SELECT count(*), strftime(min(started_at) AT TIME ZONE 'UTC', '%Y-%m-%d'),
             strftime(max(coalesce(finished_at, started_at)) AT TIME ZONE 'UTC', '%Y-%m-%d')
@@ -69,7 +69,8 @@ def read_page_facts(connection: duckdb.DuckDBPyConnection, sae_id: str) -> PageF
         n_documents,
         tuple(SplitTokens(*row) for row in sorted(splits, key=lambda row: SPLITS.index(row[0]))),
         n_runs,
-        *days,
+        first_day,
+        last_day,
         tuple(version for (version,) in versions),
     )
 

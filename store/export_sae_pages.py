@@ -7,12 +7,13 @@ first contexts. How many there are of all that is bounded, so that a page is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .export_page_contexts import PageContexts, PieceTexts, read_page_contexts
 from .feature_page import ShownToken
+from .output_effects import shown_tokens
 
 if TYPE_CHECKING:
     import duckdb
@@ -202,9 +203,9 @@ def _read_block(
         PageFeature(
             feature, n_active or 0, density or 0.0, peak, mean, failure,
             labels=tuple(labels.get(feature, ())),
-            top_tokens=_tokens(*tokens[0:2]),
-            raised=_tokens(*tokens[2:4]),
-            lowered=_tokens(*tokens[4:6]),
+            top_tokens=shown_tokens(*tokens[0:2]),
+            raised=shown_tokens(*tokens[2:4]),
+            lowered=shown_tokens(*tokens[4:6]),
             by_direction=tuple(near.get((feature, "cosine"), ())),
             by_cofiring=tuple(near.get((feature, "cofiring"), ())),
             contexts=contexts.get(feature) or PageContexts(),
@@ -223,8 +224,9 @@ def _read_labels(
     for label_id, *score in connection.execute(_OTHER_SCORES, of_block).fetchall():
         others[label_id].append(PageScore(*score))
     found: dict[int, list[PageLabel]] = defaultdict(list)
-    for feature, label_id, *label in connection.execute(_LABELS, wanted).fetchall():
-        found[feature].append(PageLabel(*label, tuple(others.get(label_id, ()))))
+    for feature, label_id, *values in connection.execute(_LABELS, wanted).fetchall():
+        values.append(tuple(others.get(label_id, ())))
+        found[feature].append(PageLabel(*values))
     return found
 
 
@@ -236,10 +238,3 @@ def _read_neighbours(
     for feature, kind, neighbour, value in rows:
         found[feature, kind].append(NearFeature(neighbour, value))
     return found
-
-
-def _tokens(texts: Sequence[str] | None, values: Sequence[float] | None) -> tuple[ShownToken, ...]:
-    texts = texts or ()
-    # A run of an older version has output tokens without their logits.
-    known: Sequence[float | None] = values or [None] * len(texts)
-    return tuple(ShownToken(*each) for each in zip(texts, known, strict=True))
