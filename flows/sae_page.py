@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from ..store.errors import UserMistake
 from ..store.export_page_contexts import TOKENS_AFTER, TOKENS_BEFORE, contexts_each
 from ..store.export_page_facts import PageFacts, read_page_facts
 from ..store.export_sae_pages import FEATURES_QUERY, PageFeature, feature_blocks
@@ -79,10 +80,16 @@ class WrittenPage:
 
 
 def write_pages(work: ExportWork) -> None:
-    """A page for each chosen SAE, and an index of them where there are several."""
+    """A page for each chosen SAE, and an index of them where there are several.
+
+    Raises:
+        UserMistake: the run has no features yet.
+    """
     rows = work.connection.execute(
         "SELECT sae_id, count(*) FROM chosen_features GROUP BY sae_id ORDER BY sae_id"
     ).fetchall()
+    if not rows:
+        raise UserMistake("There is no feature yet to make a page of.", found="an empty database")
     files = _file_names([sae_id for sae_id, _ in rows])
     pages = []
     with work.progress.stage("export pages", work.chosen.features, "features") as stage:

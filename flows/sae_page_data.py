@@ -205,7 +205,7 @@ def _stretches(context: PageContext) -> _Stretches:
 
 
 def _four_decimals(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or not math.isfinite(value) else round(value, 4)
 
 
 def _three_digits(value: float | None) -> float | None:

@@ -68,7 +68,7 @@ class PieceTexts:
             ).fetchall()
             self._texts[tokenizer] = dict(rows)
         texts = self._texts[tokenizer]
-        return tuple(texts.get(token_id) or f"<{token_id}>" for token_id in token_ids)
+        return tuple(texts.get(token_id, f"<{token_id}>") for token_id in token_ids)
 
 
 _CONTEXTS = """

@@ -20,6 +20,7 @@ from scopenote.store import export_page_contexts, export_sae_pages
 from scopenote.store.byte_pieces import join_bytes
 from scopenote.store.current_features import refresh_current_features
 from scopenote.store.database import open_store
+from scopenote.store.errors import UserMistake
 from scopenote.store.export_page_contexts import TOKENS_AFTER, TOKENS_BEFORE
 from scopenote.store.facts import REVISION, set_meta
 from scopenote.store.feature_contexts import ShownContext, read_contexts
@@ -212,6 +213,13 @@ def test_a_run_without_labels_or_scores_says_so(tmp_path: Path) -> None:
     assert "No feature has a label yet" in page.read_text()
     assert {row["text"] for row in list_of(page)} == {None}
     assert len(details_of(page)) == WIDTH
+
+
+def test_a_run_without_features_is_refused(tmp_path: Path) -> None:
+    run = changed_run(tmp_path / "run", "DELETE FROM features", "DELETE FROM labels")
+    with pytest.raises(UserMistake, match="no feature yet"):
+        export(run, tmp_path / "pages", "html")
+    assert not (tmp_path / "pages").exists()
 
 
 def test_a_page_names_no_folder_of_the_machine(tmp_path: Path) -> None:

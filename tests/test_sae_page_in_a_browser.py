@@ -207,6 +207,7 @@ def test_next_is_the_next_in_the_list_as_it_is_sorted(browser: Browser, home: st
         page.click("th[data-sort=density] button")
         order = features(page)
         page.click("#rows a >> nth=4")
+        expect(page.locator("#feature .id")).to_have_text(f"{RES}/{order[4]}")
         page.keyboard.press("j")
         expect(page.locator("#feature .id")).to_have_text(f"{RES}/{order[5]}")
 
