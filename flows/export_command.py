@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .export_run import ExportReport
 
 
-ExportFormat = Literal["dataset", "parquet", "jsonl", "csv", "neuronpedia"]
+ExportFormat = Literal["dataset", "parquet", "jsonl", "csv", "neuronpedia", "html"]
 """What an export is made of."""
 
 
@@ -27,7 +27,11 @@ def export(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write.")],
     format: Annotated[
         ExportFormat,
-        typer.Option("--format", help="dataset: for datasets.load_dataset, with a data card."),
+        typer.Option(
+            "--format",
+            help="dataset: for datasets.load_dataset, with a data card; "
+            "html: a page for each SAE, to be mailed.",
+        ),
     ] = "dataset",
     sae: Annotated[
         list[str] | None,

@@ -128,10 +128,17 @@ def _write_neuronpedia(work: ExportWork) -> None:
         write_neuronpedia(work.connection, work.folder, stage.advance)
 
 
+def _write_pages(work: ExportWork) -> None:
+    from .sae_page import write_pages  # templates are for this format only
+
+    write_pages(work)
+
+
 _WRITERS: Mapping[ExportFormat, Callable[[ExportWork], None]] = {
     "dataset": write_dataset,
     "parquet": lambda work: _write_files(work, "parquet"),
     "jsonl": lambda work: _write_files(work, "jsonl"),
     "csv": lambda work: _write_files(work, "csv"),
     "neuronpedia": _write_neuronpedia,
+    "html": _write_pages,
 }

@@ -32,12 +32,15 @@ def read_output_effects(
         {"sae": sae_id, "first": features.start, "last": features.stop - 1},
     ).fetchall()
     return {
-        feature: OutputEffects(_tokens(raised, up), _tokens(lowered, down))
+        feature: OutputEffects(shown_tokens(raised, up), shown_tokens(lowered, down))
         for feature, raised, up, lowered, down in rows
     }
 
 
-def _tokens(texts: Sequence[str] | None, logits: Sequence[float] | None) -> tuple[ShownToken, ...]:
+def shown_tokens(
+    texts: Sequence[str] | None, logits: Sequence[float] | None
+) -> tuple[ShownToken, ...]:
+    """Tokens with their values, as two columns have them."""
     texts = texts or ()
     # A run of an older version has the tokens without their logits.
     values: Sequence[float | None] = logits or [None] * len(texts)

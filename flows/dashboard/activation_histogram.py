@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .pages import short
+from .page_templates import short
 
 WIDTH, HEIGHT = 300.0, 64.0
 _LOWEST = 1.5

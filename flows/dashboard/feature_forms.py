@@ -17,7 +17,8 @@ from ...store.feature_list import FeatureRow
 from ...store.run_folder import RunFolder
 from ..by_hand import author_name, cast_vote, withdraw_labels, write_label
 from .feature_view import Mistake, ViewQuery, find_row, show_feature
-from .pages import Connection, feature_path, site_of, with_query
+from .page_templates import feature_path, with_query
+from .pages import Connection, site_of
 from .who_writes import default_author, has_seen_score, remember_author
 
 router = APIRouter()

@@ -34,7 +34,8 @@ from ...store.shown_simulations import ShownSimulation, read_shown_simulations
 from ...store.unit_names import unit_number
 from .activation_histogram import make_histogram
 from .label_blocks import LabelBlocks, make_blocks
-from .pages import Connection, feature_path, render, site_of, with_query
+from .page_templates import feature_path, with_query
+from .pages import Connection, render, site_of
 from .token_shades import shade_contexts
 from .who_writes import default_author, has_seen_score, remember_score_was_seen
 

@@ -18,7 +18,8 @@ from ...store.score_spread import DensityPlot, WorstRow, read_density_plot, read
 from .health_grid import Measure, lay_out_health
 from .list_page import ListQuery
 from .overview_charts import density_chart, score_charts
-from .pages import Connection, reader_of, render, site_of, with_query
+from .page_templates import with_query
+from .pages import Connection, reader_of, render, site_of
 from .recent import Recent
 from .runs_page import RunLine, run_line
 

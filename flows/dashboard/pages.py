@@ -1,36 +1,26 @@
-"""What all pages have in common: templates, words in them, and how errors are shown."""
+"""What all pages have in common: what they are asked with, and how errors are shown."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from functools import lru_cache
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote, urlencode
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 from starlette.exceptions import HTTPException
 
 from ... import __version__
 from ...store.errors import ScopenoteError, UserMistake
-from ...store.records import FeatureId
-from ...store.unit_names import unit_name
-from ..progress import duration
-from ..show_feature import figure, interval, percentage
-from ..visible_text import visible
+from .page_templates import make_environment
 from .reader import Reader
 from .site import Site
 
 if TYPE_CHECKING:
     import duckdb
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def site_of(request: Request) -> Site:
@@ -60,7 +50,7 @@ else:
 def render(request: Request, template: str, *, status: int = 200, **content: Any) -> HTMLResponse:
     """A page of a template."""
     site = site_of(request)
-    page = _environment().get_template(template)
+    page = _templates().get_template(template)
     shared = {
         "site": site,
         "run_name": site.run.resolve().name,
@@ -69,23 +59,6 @@ def render(request: Request, template: str, *, status: int = 200, **content: Any
         "query": dict(request.query_params),
     }
     return HTMLResponse(page.render({**shared, **content}), status_code=status)
-
-
-def feature_path(feature_id: FeatureId) -> str:
-    """The address of a feature's page: its id, as Neuronpedia's is."""
-    name = unit_name(feature_id.sae_id, feature_id.feature)
-    return "/" + quote(f"{feature_id.sae_id}/{name}", safe="/+")
-
-
-def with_query(path: str, query: Mapping[str, Any]) -> str:
-    """An address with these parameters, those without a value left out."""
-    given = {
-        # A limit of 0 is a value, though it equals False.
-        name: value
-        for name, value in query.items()
-        if value is not None and value is not False and value != ""
-    }
-    return f"{path}?{urlencode(given)}" if given else path
 
 
 def is_api(request: Request) -> bool:
@@ -125,38 +98,5 @@ def _described(error: Exception) -> tuple[int, str, str | None, str | None, str 
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        figure=figure,
-        share=percentage,
-        visible=visible,
-        moment=moment,
-        count=lambda n: "–" if n is None else f"{n:,}",
-        feature_path=feature_path,
-        duration=duration,
-        short=short,
-    )
-    environment.globals.update(interval=interval, with_query=with_query)
-    return environment
-
-
-def moment(when: datetime | None) -> str:
-    """A time, to the minute, in UTC: who reads may sit anywhere."""
-    return "–" if when is None else f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def short(value: float | None) -> str:
-    """A number of any size with three digits that count."""
-    if value is None:
-        return "–"
-    if value == 0 or 0.001 <= abs(value) < 10_000:
-        digits = 0 if abs(value) >= 1000 else max(0, 2 - math.floor(math.log10(abs(value) or 1)))
-        return f"{value:,.{min(digits, 4)}f}".replace("-", "−")
-    return f"{value:.2g}".replace("-", "−")
+def _templates() -> Environment:
+    return make_environment()
