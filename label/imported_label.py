@@ -14,12 +14,15 @@ from typing import Any
 from ..store.label_files import FileRow
 from ..store.records import FeatureId, Label
 from ..store.unit_names import unit_number
-from .label_reply import MAX_LABEL_CHARACTERS, MAX_TEXT_CHARACTERS, clean_text, shows_nothing
+from .label_reply import MAX_TEXT_CHARACTERS, clean_text, shows_nothing
 
 # Nothing is known of what its writer was shown or asked.
 PROMPT_VERSION = "unknown"
 MAX_NAME_CHARACTERS = 100
 _MOST_DIGITS = 12
+
+MAX_IMPORTED_CHARACTERS = 1_000
+"""Of a label by others, who write sentences where ours are a few words."""
 
 BROKEN = "the row cannot be read"
 NO_NAME = "it does not name a feature"
@@ -31,7 +34,7 @@ NO_FEATURE = "the SAE has no feature of this number"
 NO_TEXT = "it has no text"
 SHOWS_NOTHING = "nothing of its text can be seen"
 NOT_TEXT = "its label is no text"
-TOO_LONG = f"its label has more than {MAX_LABEL_CHARACTERS} characters"
+TOO_LONG = f"its label has more than {MAX_IMPORTED_CHARACTERS:,} characters"
 LONG_EXPLANATION = f"its explanation has more than {MAX_TEXT_CHARACTERS:,} characters"
 LONG_NAME = f"its explainer, author or model has more than {MAX_NAME_CHARACTERS} characters"
 
@@ -79,7 +82,7 @@ class LabelImporter:
         longest = max(len(name or "") for name in (explainer, author, model))
         for is_so, reason in (
             (shows_nothing(text), SHOWS_NOTHING),
-            (len(text) > MAX_LABEL_CHARACTERS, TOO_LONG),
+            (len(text) > MAX_IMPORTED_CHARACTERS, TOO_LONG),
             (len(explanation or "") > MAX_TEXT_CHARACTERS, LONG_EXPLANATION),
             (longest > MAX_NAME_CHARACTERS, LONG_NAME),
         ):

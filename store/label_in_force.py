@@ -1,8 +1,9 @@
 """Which label of a feature is in force: the text of a migration, never edited.
 
 A person's label comes before all others, then the one that scores best on `select`. Among those
-that nobody has compared, a label in words comes before the token lookup's, which is the baseline,
-and ours before an imported one: their names, by which they were in order before, say nothing.
+that nobody has compared an imported one comes last, since it would put a label without a score in
+the place of one that may have one; and the token lookup's, which is the baseline, after ours in
+words. Their names, by which they were in order before, say nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ chosen AS (
                 (l.source = 'human') DESC,
                 CASE WHEN l.source = 'human' THEN l.created_at END DESC NULLS LAST,
                 s.value DESC NULLS LAST,
-                (l.explainer = 'token_lookup'),
                 (l.source = 'imported'),
+                (l.explainer = 'token_lookup'),
                 l.explainer,
                 l.generation DESC,
                 l.label_id

@@ -307,7 +307,7 @@ def test_a_label_that_nobody_has_compared_is_in_force_by_its_kind(
         )
     )
     # Of the last, the token lookup's label was compared.
-    assert in_force == {3: name, 4: "with_logits", 9: "token_lookup"}
+    assert in_force == {3: "token_lookup", 4: "with_logits", 9: "token_lookup"}
 
 
 def test_a_label_written_meanwhile_is_kept(

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scopenote.label import imported_label
 from scopenote.label.imported_label import LabelImporter, LeftOut
-from scopenote.label.label_reply import MAX_LABEL_CHARACTERS
 from scopenote.store.label_files import FileRow
 from scopenote.store.records import FeatureId, Label
 
@@ -106,7 +105,7 @@ def test_a_neuron_goes_by_its_own_name() -> None:
         ({"text": ""}, imported_label.NO_TEXT),
         ({"text": 7}, imported_label.NOT_TEXT),
         ({"text": " \u200b\u0301"}, imported_label.SHOWS_NOTHING),
-        ({"text": "a" * (MAX_LABEL_CHARACTERS + 1)}, imported_label.TOO_LONG),
+        ({"text": "a" * (imported_label.MAX_IMPORTED_CHARACTERS + 1)}, imported_label.TOO_LONG),
         ({"explanation": "a" * 2_001}, imported_label.LONG_EXPLANATION),
         ({"model": "a" * 101}, imported_label.LONG_NAME),
     ],
@@ -125,7 +124,7 @@ def test_what_is_shown_of_such_a_row_is_clean_and_short() -> None:
 
 
 def test_the_longest_label_is_taken() -> None:
-    assert isinstance(come_to(text="a" * MAX_LABEL_CHARACTERS), Label)
+    assert isinstance(come_to(text="a" * imported_label.MAX_IMPORTED_CHARACTERS), Label)
 
 
 def test_text_and_author_tell_imported_labels_apart() -> None:
