@@ -19,6 +19,7 @@ from ..store.export_choice import TABLES, Chosen, ExportChoice
 from ..store.null_ladder import LadderRow
 from ..store.splits import SPLITS
 from ..store.status import RunStatus, SaeStatus
+from .corpus_words import corpus_in_words
 from .score_plot import draw_spreads
 from .show_feature import figure
 from .visible_text import visible
@@ -98,7 +99,7 @@ def render_card(subject: CardSubject) -> str:
             size_category=_size(max(subject.chosen.as_dict().values())),
             missing=_missing(subject.tables),
             scope=_scope(subject.choice),
-            corpus=_corpus(subject.facts.config),
+            corpus=corpus_in_words(subject.facts.config.get("corpus") or {}),
             level=_level(subject.facts.config),
             licences=_licences(saes, subject.facts),
             sources=_sources(saes),
@@ -161,24 +162,8 @@ def _scope(choice: ExportChoice) -> str:
     return f"Only {' and '.join(asked)}, and the features that have them."
 
 
-def _corpus(config: Mapping[str, Any] | None) -> str:
-    corpus = (config or {}).get("corpus") or {}
-    if corpus.get("dataset"):
-        parts = [f"`{_escaped(corpus['dataset'])}`"]
-        for key, words in (("dataset_config", "configuration"), ("dataset_split", "split"),
-                           ("revision", "revision")):  # fmt: skip
-            if corpus.get(key):
-                parts.append(f"{words} `{_escaped(corpus[key])}`")
-        return f"The data set {', '.join(parts)} of the hub."
-    if corpus.get("path"):
-        return f"Text from a local file or folder, `{_escaped(Path(corpus['path']).name)}`."
-    if corpus.get("standard_library"):
-        return "The documentation, docstrings and source of Python's standard library."
-    return "Which text was read is not on record."
-
-
-def _level(config: Mapping[str, Any] | None) -> str:
-    level = ((config or {}).get("score") or {}).get("level", 0.95)
+def _level(config: Mapping[str, Any]) -> str:
+    level = (config.get("score") or {}).get("level", 0.95)
     return f"{100 * level:g}%"
 
 

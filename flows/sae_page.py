@@ -13,16 +13,18 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..store.errors import UserMistake
+from ..store.export_choice import ChosenSae, read_chosen_saes
 from ..store.export_page_contexts import TOKENS_AFTER, TOKENS_BEFORE, contexts_each
-from ..store.export_page_facts import PageFacts, read_page_facts
+from ..store.export_page_facts import read_page_facts
 from ..store.export_sae_pages import FEATURES_QUERY, PageFeature, feature_blocks
 from ..store.overview import OverviewQuery, SaeHealth, read_overview
 from ..store.score_spread import read_ladder
 from ..store.unit_names import is_neuron_basis
+from .corpus_words import corpus_in_words
 from .dashboard.overview_charts import score_charts
 from .dashboard.page_templates import make_environment
 from .sae_page_data import feature_details, list_rows, pack
@@ -85,16 +87,12 @@ def write_pages(work: ExportWork) -> None:
     Raises:
         UserMistake: the run has no features yet.
     """
-    rows = work.connection.execute(
-        "SELECT sae_id, count(*) FROM chosen_features GROUP BY sae_id ORDER BY sae_id"
-    ).fetchall()
-    if not rows:
+    saes = read_chosen_saes(work.connection)
+    if not saes:
         raise UserMistake("There is no feature yet to make a page of.", found="an empty database")
-    files = _file_names([sae_id for sae_id, _ in rows])
-    pages = []
+    files = _file_names([sae.sae_id for sae in saes])
     with work.progress.stage("export pages", work.chosen.features, "features") as stage:
-        for sae_id, n_features in rows:
-            pages.append(_write_page(work, sae_id, files[sae_id], n_features, stage.advance))
+        pages = [_write_page(work, sae, files[sae.sae_id], stage.advance) for sae in saes]
     if len(pages) > 1:
         work.folder.add_text("index.html", _index(pages))
 
@@ -115,17 +113,14 @@ def _file_names(sae_ids: Sequence[str]) -> dict[str, str]:
 
 
 def _write_page(
-    work: ExportWork, sae_id: str, file: str, n_features: int, advance: Callable[[int], object]
+    work: ExportWork, sae: ChosenSae, file: str, advance: Callable[[int], object]
 ) -> WrittenPage:
-    connection, choice = work.connection, work.choice
+    connection, choice, sae_id = work.connection, work.choice, sae.sae_id
     overview = read_overview(connection, OverviewQuery(sae=sae_id))
     ladder = read_ladder(connection, [sae_id])
     n_contexts = contexts_each(connection, sae_id)
-    ((n_labels,),) = connection.execute(
-        "SELECT count(*) FROM chosen_labels WHERE sae_id = ?", [sae_id]
-    ).fetchall()
     facts = read_page_facts(connection, sae_id)
-    page = WrittenPage(file, overview.saes[0], n_features, n_labels)
+    page = WrittenPage(file, overview.saes[0], sae.n_features, sae.n_labels)
     above, below = _render(
         "sae_page.html",
         page=page,
@@ -134,7 +129,7 @@ def _write_page(
         charts=score_charts(overview.bars, ladder),
         ladder=ladder,
         facts=facts,
-        corpus=_corpus_in_words(facts),
+        corpus=corpus_in_words(facts.corpus),
         choice=choice,
         n_contexts=n_contexts,
         n_tokens=TOKENS_BEFORE + 1 + TOKENS_AFTER,
@@ -146,7 +141,7 @@ def _write_page(
             handle.writelines(_blocks(features))
             advance(len(features))
         handle.write(below)
-    work.folder.add(file, "features", n_features, " ".join(FEATURES_QUERY.split()))
+    work.folder.add(file, "features", sae.n_features, " ".join(FEATURES_QUERY.split()))
     return page
 
 
@@ -188,17 +183,3 @@ def _in_page() -> _InPage:
 def _hash(content: str) -> str:
     digest = hashlib.sha256(content.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-def _corpus_in_words(facts: PageFacts) -> str | None:
-    """What the text was; of a path its last part only, as the page goes to others."""
-    corpus = facts.corpus
-    if corpus.get("standard_library"):
-        return "documentation and source of Python's standard library"
-    if corpus.get("dataset"):
-        parts = (corpus.get("dataset_config"), corpus.get("dataset_split"), corpus.get("revision"))
-        more = ", ".join(part for part in parts if part)
-        return f"data set {corpus['dataset']}" + (f" ({more})" if more else "")
-    if corpus.get("path"):
-        return f"files: {PurePath(corpus['path']).name}"
-    return None

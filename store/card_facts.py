@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .export_choice import read_chosen_saes
 from .null_ladder import SHUFFLED
+from .runs import read_last_config
 
 if TYPE_CHECKING:
     import duckdb
@@ -62,7 +63,7 @@ class CardFacts:
         n_unscored: labels of the export that were not scored.
         n_stale: headlines that newer text has overtaken.
         n_saw_score: labels by people who had looked at contexts of `score`.
-        config: the run's configuration as resolved, the latest; None where none is recorded.
+        config: the run's configuration as resolved, the latest; empty where none is recorded.
         last_change: when the run was last worked on, as a date; None where that is not known.
     """
 
@@ -74,7 +75,7 @@ class CardFacts:
     n_unscored: int
     n_stale: int
     n_saw_score: int
-    config: Mapping[str, Any] | None
+    config: Mapping[str, Any]
     last_change: str | None
 
 
@@ -105,17 +106,14 @@ def read_card_facts(connection: duckdb.DuckDBPyConnection) -> CardFacts:
         ) USING (label_id, simulator)
         """
     ).fetchall()
-    (run,) = connection.execute(
+    ((last_change,),) = connection.execute(
         """
-        SELECT (SELECT config::VARCHAR FROM runs WHERE config IS NOT NULL
-                ORDER BY started_at DESC LIMIT 1),
-            (SELECT strftime(max(coalesce(finished_at, started_at)) AT TIME ZONE 'UTC', '%Y-%m-%d')
-             FROM runs)
+        SELECT strftime(max(coalesce(finished_at, started_at)) AT TIME ZONE 'UTC', '%Y-%m-%d')
+        FROM runs
         """
     ).fetchall()
-    saes = connection.execute("SELECT DISTINCT sae_id FROM chosen_features").fetchall()
     return CardFacts(
-        sae_ids=tuple(sorted(sae_id for (sae_id,) in saes)),
+        sae_ids=tuple(sae.sae_id for sae in read_chosen_saes(connection)),
         makers=tuple(LabelMaker(*row) for row in makers),
         spreads=_spreads(connection),
         failures=_by_reason(
@@ -130,8 +128,8 @@ def read_card_facts(connection: duckdb.DuckDBPyConnection) -> CardFacts:
         n_unscored=counts[0],
         n_stale=counts[1],
         n_saw_score=counts[2],
-        config=None if run[0] is None else json.loads(run[0]),
-        last_change=run[1],
+        config=read_last_config(connection),
+        last_change=last_change,
     )  # fmt: skip
 
 

@@ -104,6 +104,27 @@ def choose(connection: duckdb.DuckDBPyConnection, choice: ExportChoice) -> Chose
     return chosen
 
 
+@dataclass(frozen=True, slots=True)
+class ChosenSae:
+    """How much of an SAE was chosen."""
+
+    sae_id: str
+    n_features: int
+    n_labels: int
+
+
+def read_chosen_saes(connection: duckdb.DuckDBPyConnection) -> tuple[ChosenSae, ...]:
+    """Those of which `choose` chose features."""
+    rows = connection.execute(
+        """
+        SELECT sae_id, count(DISTINCT feature), count(label_id)
+        FROM chosen_features LEFT JOIN chosen_labels USING (sae_id, feature)
+        GROUP BY sae_id ORDER BY sae_id
+        """
+    ).fetchall()
+    return tuple(ChosenSae(*row) for row in rows)
+
+
 # `current_features` is made for this: the view takes a second at a million features.
 _IN_FORCE = """
     SELECT label_id, sae_id, feature, source, true AS in_force, simulator, score, score_reason,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .runs import read_last_config
 from .splits import SPLITS
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def read_page_facts(connection: duckdb.DuckDBPyConnection, sae_id: str) -> PageF
         "SELECT DISTINCT version FROM runs WHERE version IS NOT NULL ORDER BY version"
     ).fetchall()
     return PageFacts(
-        _corpus(connection),
+        read_last_config(connection).get("corpus") or {},
         n_tokens,
         n_documents,
         tuple(SplitTokens(*row) for row in sorted(splits, key=lambda row: SPLITS.index(row[0]))),
@@ -73,14 +73,3 @@ def read_page_facts(connection: duckdb.DuckDBPyConnection, sae_id: str) -> PageF
         last_day,
         tuple(version for (version,) in versions),
     )
-
-
-def _corpus(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    rows = connection.execute(
-        "SELECT config FROM runs WHERE config IS NOT NULL ORDER BY started_at DESC, run_id"
-    ).fetchall()
-    for (config,) in rows:
-        corpus = json.loads(config).get("corpus")
-        if isinstance(corpus, dict):
-            return corpus
-    return {}

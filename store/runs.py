@@ -115,6 +115,15 @@ def read_run(connection: duckdb.DuckDBPyConnection, run_id: str) -> RunRecord | 
     return _record(rows[0]) if rows else None
 
 
+def read_last_config(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """The configuration that the last run left which had one, as resolved; empty: none did."""
+    rows = connection.execute(
+        "SELECT config FROM runs WHERE config IS NOT NULL ORDER BY started_at DESC, run_id"
+    ).fetchall()
+    configs = (json.loads(config) for (config,) in rows)
+    return next((config for config in configs if config), {})
+
+
 def read_run_config(connection: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any] | None:
     """The settings that an invocation worked with; None where they are not on record."""
     rows = connection.execute("SELECT config FROM runs WHERE run_id = ?", [run_id]).fetchall()

@@ -80,7 +80,7 @@ def test_folders_and_endpoints_of_the_machine_are_not_in_an_export(
     }
     change(run, f"UPDATE runs SET config = '{json.dumps(config)}'")
     folder = export(run, tmp_path / "out", "dataset")
-    assert "`corpus.jsonl`" in (folder / "README.md").read_text()
+    assert "Text: files: corpus.jsonl." in (folder / "README.md").read_text()
     for file in folder.iterdir():
         content = file.read_bytes()
         assert b"somebody" not in content and b"inside.example" not in content
