@@ -83,7 +83,7 @@ def read_own_text(
     for batch in batches:
         x = read_vectors(model, batch, [sae.site])[sae.site]
         with torch.inference_mode():
-            values = _activations_of(sae, x, features).cpu().numpy()
+            values = activations_of(sae, x, features).cpu().numpy()
         if batch.is_special is not None:
             values[:, batch.is_special] = 0
         found[:, _places_in_text(chunk, batch)] = values
@@ -109,7 +109,7 @@ def tokenize_own_text(
     return chunk
 
 
-def _activations_of(
+def activations_of(
     sae: Sae, x: Float[torch.Tensor, "T D"], features: Sequence[int]
 ) -> Float[torch.Tensor, "F T"]:
     """Of a few features, at the cost of a few, unless all of them decide which ones fire."""

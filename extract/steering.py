@@ -1,10 +1,8 @@
-"""What a model writes while one of its features is turned up, beside what it writes without.
+"""What a model writes while some of its features are changed, beside what it writes without.
 
-Mode *add*: strength times the feature's decoder row is added to the site that its SAE
-reconstructs, at every token but BOS, of the prompt and of what is written. An attention SAE's row
-is added to the concatenated heads, so that it reaches the residual stream through `o_proj` and the
-norm behind it; a transcoder's to what the MLP writes. The other features of the token stay what
-they are: nothing is encoded, and the SAE's error stays in the model.
+What a change is stands in `feature_changes.py`. It is made at every token of the prompt and of what
+is written; BOS, whose activations are enormous and recorded nowhere, is left alone unless asked.
+`steering_trial.py` tries several strengths and says how much sense is left in what is written.
 
 The vocabulary head is the embedding, to which Gemma ties it, so that the model needs no other
 weights than those it is read with.
@@ -13,7 +11,7 @@ weights than those it is read with.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +21,10 @@ from transformers import DynamicCache
 
 from ..store.errors import ModelError, UserMistake
 from .device_memory import out_of_memory
+from .feature_changes import FeatureChange, changed_features
 from .logit_effects import unembedding
 from .models import SubjectModel, token_texts
 from .saes import Sae
-from .splicing import changed_site, steer
 
 N_NEXT = 5
 
@@ -85,7 +83,7 @@ def steered(model: SubjectModel, sae: Sae, feature: int, strength: float) -> Ite
         feature: its number.
         strength: in units of the feature's activation; negative takes away.
     """
-    with changed_site(model.network, sae.target, steer(sae.decoder[feature], strength)):
+    with changed_features(model.network, [FeatureChange(sae, feature, "add", strength)]):
         yield
 
 
@@ -116,7 +114,7 @@ def compare_steered(
             numbers any more, steered so strongly.
         ModelError: the unembedding is not loaded, or the device has no room.
     """
-    prompt_ids = _prompt_ids(model, prompt, n_tokens)
+    prompt_ids = read_prompt(model, prompt, n_tokens)
     try:
         plain = continue_prompt(model, prompt_ids, n_tokens, seed)
         changed = steered(model, sae, feature, strength)
@@ -127,7 +125,7 @@ def compare_steered(
         prompt=tuple(token_texts(model.tokenizer, prompt_ids[1:])),
         plain=plain,
         steered=other,
-        next_tokens=_next_tokens(model.tokenizer, plain.probabilities, other.probabilities),
+        next_tokens=next_tokens_of(model.tokenizer, plain.probabilities, other.probabilities),
     )
 
 
@@ -137,7 +135,8 @@ def continue_prompt(
     prompt_ids: Sequence[int],
     n_tokens: int,
     seed: int | None = None,
-    changed: AbstractContextManager[None] | None = None,
+    changed: AbstractContextManager[object] | None = None,
+    with_bos: bool = False,
 ) -> Continuation:
     """Writes on after a prompt, till a special token comes or as many as wanted are written.
 
@@ -146,39 +145,47 @@ def continue_prompt(
         prompt_ids: BOS and at least one token.
         n_tokens: how many are written at most; at least 1.
         seed: of the draws; None takes the most probable token each time.
-        changed: a block in which all is read and written but BOS, whose own activations are
-            recorded nowhere.
+        changed: a block in which the model is changed.
+        with_bos: whether it also holds for BOS, as in numbers that some publish.
 
     Raises:
         UserMistake: the logits are not finite.
         ModelError: the unembedding is not loaded.
     """
-    head = _require_head(model)
+    head = require_head(model)
     draw = None if seed is None else torch.Generator().manual_seed(seed)
     ends = frozenset(model.tokenizer.all_special_ids)
     cache = DynamicCache()
     written: list[int] = []
     first: torch.Tensor | None = None
-    with _attending_with_cache(model.network):
+    with _attending_with_cache(model.network), ExitStack() as block:
+        if changed is not None and with_bos:
+            block.enter_context(changed)
         _read_on(model, prompt_ids[:1], cache)
-        with changed or nullcontext():
-            unread = list(prompt_ids[1:])
-            for _ in range(n_tokens):
-                vector = _read_on(model, unread, cache)
-                probabilities = _probabilities(model, head, vector)
-                first = probabilities if first is None else first
-                token = _choose(probabilities, draw)
-                if token in ends:
-                    break
-                written.append(token)
-                unread = [token]
+        if changed is not None and not with_bos:
+            block.enter_context(changed)
+        unread = list(prompt_ids[1:])
+        for _ in range(n_tokens):
+            vector = _read_on(model, unread, cache)
+            probabilities = _probabilities(model, head, vector)
+            first = probabilities if first is None else first
+            token = _choose(probabilities, draw)
+            if token in ends:
+                break
+            written.append(token)
+            unread = [token]
     if first is None:
         raise ValueError("nothing was to be written")
     tokens = tuple(token_texts(model.tokenizer, written))
     return Continuation(tuple(written), tokens, len(written) < n_tokens, first)
 
 
-def _prompt_ids(model: SubjectModel, prompt: str, n_tokens: int) -> list[int]:
+def read_prompt(model: SubjectModel, prompt: str, n_tokens: int) -> list[int]:
+    """BOS and the prompt's tokens; special ones that are spelled in it are text.
+
+    Raises:
+        UserMistake: it has no token, or too many for as many more to follow.
+    """
     ids = model.tokenizer(
         prompt, add_special_tokens=False, split_special_tokens=True, verbose=False
     ).input_ids
@@ -195,7 +202,12 @@ def _prompt_ids(model: SubjectModel, prompt: str, n_tokens: int) -> list[int]:
     return [model.tokenizer.bos_token_id, *ids]
 
 
-def _require_head(model: SubjectModel) -> Float[torch.Tensor, "V D"]:
+def require_head(model: SubjectModel) -> Float[torch.Tensor, "V D"]:
+    """The unembedding.
+
+    Raises:
+        ModelError: it is not loaded.
+    """
     head = unembedding(model)
     if head is None:
         raise ModelError(
@@ -253,9 +265,16 @@ def _choose(probabilities: Float[torch.Tensor, " V"], draw: torch.Generator | No
     return int(torch.multinomial(probabilities, 1, generator=draw))
 
 
-def _next_tokens(
+def next_tokens_of(
     tokenizer: Any, plain: Float[torch.Tensor, " V"], steered: Float[torch.Tensor, " V"]
 ) -> tuple[NextToken, ...]:
+    """The five most probable tokens of either, by falling probability without the change.
+
+    Args:
+        tokenizer: the model's.
+        plain: each token's probability to come next.
+        steered: the same where the model is changed.
+    """
     ids = {int(n) for each in (plain, steered) for n in each.topk(N_NEXT).indices}
     ordered = sorted(ids, key=lambda n: (-float(plain[n]), n))
     texts = token_texts(tokenizer, ordered)
