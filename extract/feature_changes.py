@@ -198,6 +198,7 @@ class _SiteChanges:
     """All changes at one site."""
 
     def __init__(self, changes: Sequence[ModelChange], read_back: Sequence[ReadBack]) -> None:
+        self._site = changes[0].site
         pairs = list(zip(changes, read_back, strict=True))
         features = [(it, read) for it, read in pairs if isinstance(it, FeatureChange)]
         # Those of one SAE are encoded and decoded together.
@@ -230,7 +231,7 @@ class _SiteChanges:
         # Added up in the SAE's precision, so that nothing is rounded twice.
         after = (before.to(shift.dtype) + shift).to(before.dtype) if self._by_sae else before
         after = self._hold(before, after)
-        _require_usable(after)
+        _require_usable(after, self._site)
         for same in self._by_sae:
             sae = same[0][0].sae
             if sae.site == sae.target:
@@ -267,12 +268,13 @@ class _SiteChanges:
         return after
 
 
-def _require_usable(x: Float[torch.Tensor, "T D"]) -> None:
+def _require_usable(x: Float[torch.Tensor, "T D"], site: Site) -> None:
     norms = torch.linalg.vector_norm(x.float(), dim=-1)
     # What is no number is not below anything.
     if not bool((norms < _LONGEST).all()):
         raise UserMistake(
             "The model gives no numbers any more.",
+            where=str(site),
             found=f"a vector of length {float(norms.max()):.1e}",
             expected=f"one below {_LONGEST:.0e}",
             mend="take a strength that is nearer to 0",

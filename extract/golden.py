@@ -1,11 +1,13 @@
 """The full model and what can be done to it: probabilities, logit lens, changes at a site.
 
 This is the arithmetic behind `scopenote doctor --golden`, which compares it with published
-numbers. How a site is changed is the business of `splicing.py`.
+numbers. How a site is changed is the business of `splicing.py`; features and neurons are changed
+as `steering.py` does it for `scopenote steer`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,12 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..store.errors import ModelError
-from .models import quiet_loading
+from .feature_changes import ModelChange, changed_features
+from .models import SubjectModel, quiet_loading
 from .saes import Sae
 from .sites import Site, SiteReader
 from .splicing import Change, changed_site
+from .steering import continue_prompt, read_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,15 @@ class FullModel:
         """A text's token ids, after BOS."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         return torch.tensor([[self.tokenizer.bos_token_id, *ids]])
+
+    @property
+    def subject(self) -> SubjectModel:
+        """The same model as other modules have it, which make logits of its embedding."""
+        config = self.network.config
+        name = Path(config.name_or_path).name
+        return SubjectModel(
+            name, self.network.model, self.reader, self.tokenizer, config, "", config.name_or_path
+        )
 
     def pieces(self, input_ids: Int[torch.Tensor, "1 S"]) -> list[str]:
         """Each token's text, with a space for Gemma's `▁`."""
@@ -104,20 +117,6 @@ def load_full_model(folder: Path) -> FullModel:
     return FullModel(network.eval(), tokenizer, SiteReader(network.model))
 
 
-# --- changes ------------------------------------------------------------------------------
-
-
-def clamp(coordinate: int, value: float) -> Change:
-    """Holds one coordinate at a value, at every position."""
-
-    def change(x: Float[torch.Tensor, "B S D"]) -> Float[torch.Tensor, "B S D"]:
-        clamped = x.clone()
-        clamped[..., coordinate] = value
-        return clamped
-
-    return change
-
-
 # --- what comes of it ---------------------------------------------------------------------
 
 
@@ -145,6 +144,22 @@ def next_token_probabilities(
     # The soft cap is part of the network's own forward pass.
     probabilities: torch.Tensor = output.logits[0, -1].float().softmax(-1)
     return probabilities
+
+
+def changed_probabilities(
+    model: FullModel, prompt: str, changes: Sequence[ModelChange]
+) -> Float[torch.Tensor, " V"]:
+    """The same under changes at every position, BOS too, by all that `scopenote steer` does.
+
+    Args:
+        model: whole.
+        prompt: text that stands after BOS.
+        changes: of features and neurons.
+    """
+    subject = model.subject
+    ids = read_prompt(subject, prompt, 1)
+    changed = changed_features(subject.network, changes)
+    return continue_prompt(subject, ids, 1, changed=changed, with_bos=True).probabilities
 
 
 def lens_probabilities(

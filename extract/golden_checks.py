@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float
 from transformers import Gemma2Config
 
+from .feature_changes import ChangeMode, FeatureChange, HeldNeuron, ModelChange
 from .golden import (
     FullModel,
-    clamp,
+    changed_probabilities,
     lens_probabilities,
     measure_text_fidelity,
     next_token_probabilities,
@@ -30,7 +31,7 @@ from .local_files import find_local_sae, read_sae_shapes
 from .sae_sources import locate_sae
 from .saes import Sae, load_sae
 from .sites import Site, SiteKind
-from .splicing import Change, splice, steer
+from .splicing import splice
 
 Number = float | list[int]
 """A measured or published number; the shape of an array is a list."""
@@ -103,21 +104,30 @@ class GoldenResult:
         measured: the numbers, by the names of the published ones; None where nothing could
             be measured.
         reason: why nothing could.
+        clamped: where a feature was steered, the same with its activation set to the strength
+            instead: the sources say both words for what they do, and add.
     """
 
     check: GoldenCheck
     measured: dict[str, Number] | None
     reason: str | None = None
+    clamped: dict[str, Number] | None = None
 
     @property
     def wrong(self) -> list[str]:
         """The names of the numbers that are too far off, or missing."""
         if self.measured is None:
             return []
+        return self._too_far(self.measured)
+
+    @property
+    def holds_clamped(self) -> bool:
+        """Whether the published numbers are those of the clamped feature."""
+        return self.clamped is not None and not self._too_far(self.clamped)
+
+    def _too_far(self, measured: dict[str, Number]) -> list[str]:
         return [
-            name
-            for name in self.check.expected
-            if not self.check.allows(name, self.measured.get(name))
+            name for name in self.check.expected if not self.check.allows(name, measured.get(name))
         ]
 
 
@@ -205,7 +215,9 @@ def measure_golden_numbers(numbers: GoldenNumbers, bench: Bench) -> Iterator[Gol
     """
     for check in numbers.checks:
         try:
-            yield GoldenResult(check, _MEASURES[check.kind](check, bench))
+            measured = _MEASURES[check.kind](check, bench)
+            clamped = _steer(check, bench, "clamp") if check.kind == "steer" else None
+            yield GoldenResult(check, measured, clamped=clamped)
         except NotAtHand as missing:
             yield GoldenResult(check, None, str(missing))
 
@@ -214,7 +226,9 @@ def measure_golden_numbers(numbers: GoldenNumbers, bench: Bench) -> Iterator[Gol
 
 
 def _next_token(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
-    return _probabilities(check, bench, None, None)
+    model = bench.require_model()
+    found = next_token_probabilities(model, model.encode(check.prompt))
+    return _by_token(check, model, found)
 
 
 def _lens(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
@@ -225,22 +239,21 @@ def _lens(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
 
 
 def _clamp(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
+    bench.require_model()
     assert check.layer is not None
-    change = clamp(check.coordinate, check.value)
-    return _probabilities(check, bench, Site(check.layer, "mlp"), change)
+    return _changed(check, bench, HeldNeuron(check.layer, check.coordinate, check.value))
 
 
 def _splice(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
-    bench.require_model()
-    sae = bench.require_sae(check.sae)
-    return _probabilities(check, bench, sae.site, splice(sae))
+    model, sae = bench.require_model(), bench.require_sae(check.sae)
+    ids = model.encode(check.prompt)
+    return _by_token(check, model, next_token_probabilities(model, ids, sae.site, splice(sae)))
 
 
-def _steer(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
+def _steer(check: GoldenCheck, bench: Bench, mode: ChangeMode = "add") -> dict[str, Number]:
     bench.require_model()
     sae = bench.require_sae(check.sae)
-    change = steer(sae.decoder[check.feature], check.strength)
-    return _probabilities(check, bench, sae.site, change)
+    return _changed(check, bench, FeatureChange(sae, check.feature, mode, check.strength))
 
 
 def _last_token_features(check: GoldenCheck, bench: Bench) -> dict[str, Number]:
@@ -335,12 +348,9 @@ _MEASURES: dict[str, Callable[[GoldenCheck, Bench], dict[str, Number]]] = {
 }
 
 
-def _probabilities(
-    check: GoldenCheck, bench: Bench, site: Site | None, change: Change | None
-) -> dict[str, Number]:
+def _changed(check: GoldenCheck, bench: Bench, change: ModelChange) -> dict[str, Number]:
     model = bench.require_model()
-    found = next_token_probabilities(model, model.encode(check.prompt), site, change)
-    return _by_token(check, model, found)
+    return _by_token(check, model, changed_probabilities(model, check.prompt, [change]))
 
 
 def _by_token(

@@ -48,11 +48,6 @@ def splice(sae: Sae) -> Change:
     return change
 
 
-def steer(direction: Float[torch.Tensor, " D"], strength: float) -> Change:
-    """Adds strength times a direction, such as a feature's decoder row, at every position."""
-    return lambda x: x + strength * direction.to(x)
-
-
 @contextmanager
 def spliced(model: Any, sae: Sae, where: Bool[torch.Tensor, "B S"]) -> Iterator[None]:
     """Within the block the SAE's reconstruction stands in place of its target at these tokens.

@@ -100,9 +100,7 @@ def try_changes(
         changes = [it for each in settings for it in each if isinstance(it, FeatureChange)]
         saes = {it.sae.sae_id: it.sae for it in changes}
         raise out_of_memory(model, saes.values(), len(prompt_ids) + n_tokens) from error
-    return SteeringTrial(
-        tuple(token_texts(model.tokenizer, prompt_ids[1:])), plain, tuple(steered)
-    )
+    return SteeringTrial(tuple(token_texts(model.tokenizer, prompt_ids[1:])), plain, tuple(steered))
 
 
 def _write(

@@ -23,6 +23,7 @@ from .past_runs import runs
 from .schedule_command import schedule
 from .serve_command import serve
 from .stage_commands import RunnerName, run_shard, run_stage, run_whole_job
+from .steer_command import steer
 from .terminal import answer, print_json, print_page
 from .working import published
 
@@ -308,6 +309,7 @@ def show(
         print_page(render_feature(page))
 
 
+app.command()(steer)
 app.command()(label)
 app.command()(vote)
 app.command()(export)

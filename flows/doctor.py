@@ -120,12 +120,24 @@ def golden_finding(result: GoldenResult) -> Finding:
         for name in listed[:_MOST_LISTED]
     )
     more = f"; and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
+    more += _clamped(result)
     bounds = _bounds(check)
     if not wrong:
         return Finding(check.name, f"{shown}{more} ({bounds})", Verdict.OK)
     found = f"{len(wrong)} of {len(check.expected)} wrong: {shown}{more} ({bounds})"
     mend = f"compare model, SAE and versions with those of {check.origin}"
     return Finding(check.name, found, Verdict.FAIL, mend)
+
+
+def _clamped(result: GoldenResult) -> str:
+    """What the feature gives if it is clamped, where it was added."""
+    if result.clamped is None:
+        return ""
+    numbers = ", ".join(
+        f"{name.strip()} {_number(result.clamped.get(name))}" for name in result.check.expected
+    )
+    as_well = ", as published" if result.holds_clamped else ""
+    return f"; clamped instead of added{as_well}: {numbers}"
 
 
 def _number(value: Number | None) -> str:

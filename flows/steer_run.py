@@ -50,6 +50,7 @@ class SteeredText:
     """What the model wrote under some changes.
 
     Attributes:
+        strength: what was tried here; None where each change has one of its own, or none.
         strengths: of each change; None of what is ablated. Empty without changes.
         text: what it wrote.
         tokens, token_ids: the same by tokens.
@@ -59,6 +60,7 @@ class SteeredText:
         readings: of each change, at each token of the prompt.
     """
 
+    strength: float | None
     strengths: tuple[float | None, ...]
     text: str
     tokens: tuple[str, ...]
@@ -146,11 +148,20 @@ def steer(
     trial = try_changes(run.model, made, prompt, max_tokens, seed, with_bos)
     steered_by = [SteeredBy(str(it.feature_id), mode, it.label, it.peak) for it in found]
     steered_by += [SteeredBy(f"layer {layer}, neuron {neuron}", "hold") for neuron in held]
+    swept: Sequence[float | None] = strengths or [None] * len(tried)
+    tokenizer = run.model.tokenizer
     texts = [
-        _as_text(run.model.tokenizer, written, each, trial.plain)
-        for written, each in zip((trial.plain, *trial.steered), ((), *tried), strict=True)
+        _as_text(tokenizer, written, strength, each, trial.plain)
+        for written, strength, each in zip(trial.steered, swept, tried, strict=True)
     ]
-    return Steering(trial.prompt, seed, with_bos, tuple(steered_by), texts[0], tuple(texts[1:]))
+    return Steering(
+        prompt=trial.prompt,
+        seed=seed,
+        with_bos=with_bos,
+        steered_by=tuple(steered_by),
+        plain=_as_text(tokenizer, trial.plain, None, (), trial.plain),
+        steered=tuple(texts),
+    )
 
 
 def _strengths(
@@ -173,8 +184,8 @@ def _strengths(
     if n_open and not strengths:
         raise UserMistake(
             "How strong is not said.",
-            expected="one number for all, `--strength`, several, `--sweep`, or one of its own for "
-            "each, `--feature ID=100`",
+            expected="one number for all (`--strength`, of neurons `--value`), several "
+            "(`--sweep`), or one of its own for each (`--feature ID=100`)",
         )
     if strengths and not n_open:
         raise UserMistake(
@@ -225,20 +236,23 @@ def _changes(
 
 
 def _as_text(
-    tokenizer: Any, written: Written, strengths: tuple[float | None, ...], plain: Written
+    tokenizer: Any,
+    written: Written,
+    strength: float | None,
+    strengths: tuple[float | None, ...],
+    plain: Written,
 ) -> SteeredText:
     from ..extract.steering import next_tokens_of
 
     own = written.continuation
     return SteeredText(
+        strength=strength,
         strengths=strengths,
         text="".join(join_bytes(own.tokens, [0.0] * len(own.tokens))[0]),
         tokens=own.tokens,
         token_ids=own.token_ids,
         has_ended=own.has_ended,
         perplexity=written.perplexity,
-        next_tokens=next_tokens_of(
-            tokenizer, plain.continuation.probabilities, own.probabilities
-        ),
+        next_tokens=next_tokens_of(tokenizer, plain.continuation.probabilities, own.probabilities),
         readings=written.readings,
     )
