@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -297,3 +298,14 @@ def test_what_was_not_measured_is_not_at_hand() -> None:
     assert golden_finding(result({"a": 1.0}, None)) == Finding(
         "next token", "no model", Verdict.NOT_AT_HAND
     )
+
+
+def test_what_clamping_gives_stands_beside_what_adding_gave() -> None:
+    added = replace(result({" a": 1.0}, {" a": 1.0}), clamped={" a": 3.0})
+    assert golden_finding(added).verdict is Verdict.OK
+    assert golden_finding(added).found == (
+        "a: 1, published 1; clamped instead of added: a 3 (within 0.1 + 2%)"
+    )
+    clamped = golden_finding(replace(added, measured={" a": 3.0}, clamped={" a": 1.0}))
+    assert clamped.verdict is Verdict.FAIL
+    assert "; clamped instead of added, as published: a 1 (within" in clamped.found

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from scopenote.extract.feature_changes import ChangeMode, FeatureChange, HeldNeuron
 from scopenote.extract.golden import (
     FullModel,
-    clamp,
+    changed_probabilities,
     lens_probabilities,
     load_full_model,
     measure_text_fidelity,
@@ -22,13 +23,14 @@ from scopenote.extract.models import TOY
 from scopenote.extract.sae_sources import locate_sae
 from scopenote.extract.saes import Sae, load_sae
 from scopenote.extract.sites import Site, SiteKind
-from scopenote.extract.splicing import splice, steer
+from scopenote.extract.splicing import splice
 from scopenote.store.errors import ModelError
 from torch import Tensor
 
 from .test_sites import plain_gemma2, rms_norm
 from .tiny_gemma import BOS, save_tiny_gemma, save_tiny_sae, site_inputs
 
+PROMPT = "the thing in a ring"
 IDS = torch.tensor([[BOS, 336, 264, 262, 281, 338, 280, 263, 276, 280, 261, 300]])
 CHANGED_KINDS: tuple[SiteKind, ...] = ("res", "mlp", "att")
 LAYERS = 3
@@ -64,10 +66,12 @@ def toy() -> FullModel:
 
 
 def plain(
-    model: FullModel, changes: Mapping[Site, Callable[[Tensor], Tensor]] | None = None
+    model: FullModel,
+    changes: Mapping[Site, Callable[[Tensor], Tensor]] | None = None,
+    ids: Tensor = IDS,
 ) -> dict[Site, Tensor]:
     weights = model.network.model.state_dict()
-    return plain_gemma2(weights, model.network.config, IDS[0], changes or {})
+    return plain_gemma2(weights, model.network.config, ids[0], changes or {})
 
 
 def plain_head(model: FullModel, residual: Tensor) -> Tensor:
@@ -82,9 +86,11 @@ def plain_head(model: FullModel, residual: Tensor) -> Tensor:
 
 
 def plain_probabilities(
-    model: FullModel, changes: Mapping[Site, Callable[[Tensor], Tensor]] | None = None
+    model: FullModel,
+    changes: Mapping[Site, Callable[[Tensor], Tensor]] | None = None,
+    ids: Tensor = IDS,
 ) -> Tensor:
-    return plain_head(model, plain(model, changes)[Site(LAYERS - 1, "res")])
+    return plain_head(model, plain(model, changes, ids)[Site(LAYERS - 1, "res")])
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -121,36 +127,67 @@ def test_the_lens_after_the_last_layer_is_the_prediction(model: FullModel) -> No
 
 
 @pytest.mark.parametrize("value", [8.0, -8.0])
-def test_clamping_is_what_a_forward_pass_layer_by_layer_gives(
+def test_holding_a_neuron_is_what_a_forward_pass_layer_by_layer_gives(
     model: FullModel, value: float
 ) -> None:
-    site = Site(1, "mlp")
-
     def held(x: Tensor) -> Tensor:
         return torch.cat([x[:, :5], torch.full_like(x[:, :1], value), x[:, 6:]], dim=1)
 
-    found = next_token_probabilities(model, IDS, site, clamp(5, value))
-    close(found, plain_probabilities(model, {site: held}))
-    assert differ(found, next_token_probabilities(model, IDS))
-    assert differ(found, next_token_probabilities(model, IDS, site, clamp(5, -value)))
-    assert differ(found, next_token_probabilities(model, IDS, Site(2, "mlp"), clamp(5, value)))
+    def found(layer: int, at: float) -> Tensor:
+        return changed_probabilities(model, PROMPT, [HeldNeuron(layer, 5, at)])
+
+    ids = model.encode(PROMPT)
+    close(found(1, value), plain_probabilities(model, {Site(1, "mlp"): held}, ids))
+    assert differ(found(1, value), changed_probabilities(model, PROMPT, []))
+    assert differ(found(1, value), found(1, -value))
+    assert differ(found(1, value), found(2, value))
 
 
+@pytest.mark.parametrize("mode", ["add", "clamp", "ablate"])
 @pytest.mark.parametrize("kind", CHANGED_KINDS)
 def test_steering_is_what_a_forward_pass_layer_by_layer_gives(
-    model: FullModel, kind: SiteKind
+    model: FullModel, mlp_sae: Sae, kind: SiteKind, mode: ChangeMode
 ) -> None:
     site = Site(1, kind)
+    generator = torch.Generator().manual_seed(0)
+    # As many features as the site is wide, so that some fire everywhere.
     width = 48 if kind == "att" else 16
-    direction = torch.randn(width, generator=torch.Generator().manual_seed(0))
-    found = next_token_probabilities(model, IDS, site, steer(direction, 3.0))
-    close(found, plain_probabilities(model, {site: lambda x: x + 3.0 * direction.double()}))
-    assert differ(found, next_token_probabilities(model, IDS))
+    sae = replace(
+        identity_sae(mlp_sae, width),
+        source=replace(mlp_sae.source, site=site),
+        decoder=5 * torch.randn(2 * width, width, generator=generator),
+    )
+    feature = 3
+
+    def changed(x: Tensor) -> Tensor:
+        f = x[:, 3].relu()
+        amounts = {"add": torch.full_like(f, 3.0), "clamp": 3.0 - f, "ablate": -f}[mode]
+        return x + amounts[:, None] * sae.decoder[feature].double()
+
+    ids = model.encode(PROMPT)
+    found = changed_probabilities(model, PROMPT, [FeatureChange(sae, feature, mode, 3.0)])
+    close(found, plain_probabilities(model, {site: changed}, ids))
+    assert differ(found, next_token_probabilities(model, ids))
 
 
-def test_steering_by_nothing_is_the_baseline(model: FullModel, mlp_sae: Sae) -> None:
-    found = next_token_probabilities(model, IDS, mlp_sae.site, steer(mlp_sae.decoder[3], 0.0))
-    assert torch.equal(found, next_token_probabilities(model, IDS))
+def test_a_change_holds_for_bos_too(model: FullModel, mlp_sae: Sae) -> None:
+    site = Site(1, "mlp")
+    direction = mlp_sae.decoder[3].double()
+
+    def but_bos(x: Tensor) -> Tensor:
+        return torch.cat([x[:1], x[1:] + 90.0 * direction])
+
+    found = changed_probabilities(model, PROMPT, [FeatureChange(mlp_sae, 3, "add", 90.0)])
+    ids = model.encode(PROMPT)
+    close(found, plain_probabilities(model, {site: lambda x: x + 90.0 * direction}, ids))
+    assert differ(found, plain_probabilities(model, {site: but_bos}, ids))
+
+
+def test_without_changes_both_heads_say_the_same(model: FullModel) -> None:
+    close(
+        changed_probabilities(model, PROMPT, []),
+        next_token_probabilities(model, model.encode(PROMPT)),
+    )
 
 
 def test_splicing_is_what_a_forward_pass_layer_by_layer_gives(
@@ -192,7 +229,7 @@ def test_splicing_in_an_sae_that_loses_nothing_is_the_baseline(
 
 def test_a_change_ends_with_its_pass(model: FullModel) -> None:
     before = next_token_probabilities(model, IDS)
-    next_token_probabilities(model, IDS, Site(1, "res"), clamp(0, 50.0))
+    next_token_probabilities(model, IDS, Site(1, "res"), lambda x: x + 50.0)
     assert torch.equal(next_token_probabilities(model, IDS), before)
 
     def breaks(x: Tensor) -> Tensor:

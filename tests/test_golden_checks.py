@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from scopenote.extract.golden import FullModel, load_full_model, next_token_probabilities, read_site
+from scopenote.extract.feature_changes import FeatureChange
+from scopenote.extract.golden import (
+    FullModel,
+    changed_probabilities,
+    load_full_model,
+    next_token_probabilities,
+    read_site,
+)
 from scopenote.extract.golden_checks import (
     _MEASURES,
     Bench,
@@ -173,9 +180,41 @@ def test_clamping_steering_and_splicing_change_what_they_say(bench: Bench) -> No
     spliced = measure(bench, "splice", token, sae=MLP).measured
     steered = measure(bench, "steer", token, sae=MLP, feature=2, strength=5.0).measured
     unsteered = measure(bench, "steer", token, sae=MLP, feature=2, strength=0.0).measured
-    assert unsteered == base
+    assert unsteered == pytest.approx(base, abs=1e-6)
     seen = [result[" the"] for result in (base, clamped, spliced, steered) if result]
     assert len(set(seen)) == 4
+
+
+def test_a_steered_feature_is_tried_both_ways_and_adding_is_what_counts(
+    model: FullModel, bench: Bench
+) -> None:
+    sae = bench.require_sae(MLP)
+    f = sae.encode(read_site(model, model.encode(PROMPT), sae.site))
+    feature = int(f[-1].argmax())
+    assert f[-1, feature] > 0
+    by_mode = {
+        mode: float(
+            changed_probabilities(model, PROMPT, [FeatureChange(sae, feature, mode, 6.0)])[
+                model.token_id(" the")
+            ]
+        )
+        for mode in ("add", "clamp")
+    }
+    assert abs(by_mode["add"] - by_mode["clamp"]) > 1e-4
+    settings: dict[str, Any] = {"sae": MLP, "feature": feature, "strength": 6.0}
+    settings["within"] = {"absolute": 1e-5}
+    added = measure(bench, "steer", {" the": by_mode["add"]}, **settings)
+    assert (added.wrong, added.holds_clamped) == ([], False)
+    assert added.measured == {" the": by_mode["add"]}
+    assert added.clamped == {" the": by_mode["clamp"]}
+    other_word = measure(bench, "steer", {" the": by_mode["clamp"]}, **settings)
+    assert (other_word.wrong, other_word.holds_clamped) == ([" the"], True)
+
+
+def test_no_other_kind_is_tried_both_ways(bench: Bench) -> None:
+    result = measure(bench, "clamp", {" the": 0.0}, layer=1, coordinate=3, value=9.0)
+    assert result.clamped is None
+    assert not result.holds_clamped
 
 
 def test_the_lens_is_read_at_its_layer(bench: Bench) -> None:
