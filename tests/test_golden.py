@@ -167,7 +167,7 @@ def test_steering_is_what_a_forward_pass_layer_by_layer_gives(
     ids = model.encode(PROMPT)
     found = changed_probabilities(model, PROMPT, [FeatureChange(sae, feature, mode, 3.0)])
     close(found, plain_probabilities(model, {site: changed}, ids))
-    assert differ(found, next_token_probabilities(model, ids))
+    assert not torch.allclose(found, next_token_probabilities(model, ids), rtol=1e-3, atol=0)
 
 
 def test_a_change_holds_for_bos_too(model: FullModel, mlp_sae: Sae) -> None:
@@ -175,11 +175,11 @@ def test_a_change_holds_for_bos_too(model: FullModel, mlp_sae: Sae) -> None:
     direction = mlp_sae.decoder[3].double()
 
     def but_bos(x: Tensor) -> Tensor:
-        return torch.cat([x[:1], x[1:] + 90.0 * direction])
+        return torch.cat([x[:1], x[1:] + 9.0 * direction])
 
-    found = changed_probabilities(model, PROMPT, [FeatureChange(mlp_sae, 3, "add", 90.0)])
-    ids = model.encode(PROMPT)
-    close(found, plain_probabilities(model, {site: lambda x: x + 90.0 * direction}, ids))
+    found = changed_probabilities(model, "a", [FeatureChange(mlp_sae, 3, "add", 9.0)])
+    ids = model.encode("a")
+    close(found, plain_probabilities(model, {site: lambda x: x + 9.0 * direction}, ids))
     assert differ(found, plain_probabilities(model, {site: but_bos}, ids))
 
 
