@@ -150,21 +150,20 @@ def test_steering_is_what_a_forward_pass_layer_by_layer_gives(
 ) -> None:
     site = Site(1, kind)
     generator = torch.Generator().manual_seed(0)
-    # As many features as the site is wide, so that some fire everywhere.
     width = 48 if kind == "att" else 16
     sae = replace(
         identity_sae(mlp_sae, width),
         source=replace(mlp_sae.source, site=site),
         decoder=5 * torch.randn(2 * width, width, generator=generator),
     )
-    feature = 3
+    ids = model.encode(PROMPT)
+    feature = int(plain(model, ids=ids)[site][-1].argmax())
 
     def changed(x: Tensor) -> Tensor:
-        f = x[:, 3].relu()
+        f = x[:, feature].relu()
         amounts = {"add": torch.full_like(f, 3.0), "clamp": 3.0 - f, "ablate": -f}[mode]
         return x + amounts[:, None] * sae.decoder[feature].double()
 
-    ids = model.encode(PROMPT)
     found = changed_probabilities(model, PROMPT, [FeatureChange(sae, feature, mode, 3.0)])
     close(found, plain_probabilities(model, {site: changed}, ids))
     assert not torch.allclose(found, next_token_probabilities(model, ids), rtol=1e-3, atol=0)
