@@ -35,7 +35,7 @@ def _blocks(found: Steering) -> Iterator[RenderableType]:
         yield _heading(found, number)
     yield _how(found)
     yield ""
-    yield Text.assemble(("prompt  ", "dim"), _in_lines(_joined(found.prompt)))
+    yield _prompt(found)
     yield ""
     if one is not None:
         yield _TwoTexts(found.plain, one)
@@ -70,6 +70,14 @@ def _how(found: Steering) -> Text:
     )
     where = "at every token, BOS too" if found.with_bos else "at every token but BOS"
     return Text(f"  {where}; {drawn}", style="dim")
+
+
+def _prompt(found: Steering) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row("prompt", Text(_in_lines(_joined(found.prompt))))
+    return grid
 
 
 class _TwoTexts:
@@ -138,14 +146,15 @@ def _sweep_table(found: Steering) -> RenderableType:
     columns = ["strength>", "perplexity>", "distinct>"]
     columns += ["read back>"] if has_one else []
     table = plain_table(*columns, "first tokens, and what is written")
-    table.leading = 1
+    last = found.steered[-1]
     for text in (found.plain, *found.steered):
         table.add_row(
             "without" if text is found.plain else _plain(text.strength),
             _perplexity(text),
             f"{len(set(text.token_ids))}/{len(text.token_ids)}",
             *([_read_back(text)] if has_one else []),
-            Group(_first_tokens(text), _written(text)),
+            # A line between two, which tables without lines do not have.
+            Group(_first_tokens(text), _written(text), *([""] if text is not last else [])),
         )
     return table
 

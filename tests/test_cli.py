@@ -31,6 +31,7 @@ COMMANDS = (
     "score",
     "status",
     "show",
+    "steer",
     "label",
     "vote",
     "export",

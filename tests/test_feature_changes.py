@@ -410,3 +410,46 @@ def test_nothing_is_changed_twice_at_once(model: SubjectModel, saes: dict[SiteKi
     ):
         with pytest.raises(UserMistake, match="changed twice"):
             read(model, Site(LAYER, "mlp"), twice)
+
+
+# --- other kinds ------------------------------------------------------------------------------
+
+
+def neuron_basis(d: int) -> Sae:
+    """As `saes.py` makes it of a layer's neurons: +e_i and -e_i, and a threshold."""
+    rows = torch.eye(d).repeat_interleave(2, dim=0)
+    rows[1::2] *= -1
+    source = SaeSource("tiny/1-mlp-neurons", None, Site(LAYER, "mlp"), None, "made up")
+    none = torch.zeros(2 * d)
+    return Sae(source, rows, none, none + 0.05, rows, torch.zeros(d), content_hash="0")
+
+
+def test_one_side_of_a_neuron_is_set_along_its_coordinate(model: SubjectModel) -> None:
+    basis, site = neuron_basis(16), Site(LAYER, "mlp")
+    before = read(model, site)
+    for unit, sign in ((6, 1.0), (7, -1.0)):
+        found = read(model, site, [FeatureChange(basis, unit, "clamp", 4.0)])
+        own = torch.where(sign * before[:, 3] > 0.05, sign * before[:, 3], 0.0)
+        expected = before.clone()
+        expected[:, 3] += sign * (4.0 - own)
+        close(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["clamp", "ablate"])
+def test_in_half_precision_too_what_is_set_to_its_own_value_changes_not_a_bit(
+    folder: Path, saes: dict[SiteKind, Sae], mode: ChangeMode
+) -> None:
+    model = load_model(str(folder), [], "cpu", "bfloat16")
+    sae = saes["res"]
+    (feature,) = strongest(encoded(model, sae))
+    before, told = read(model, sae.target), ReadBack()
+    found = read(model, sae.target, [FeatureChange(sae, feature, mode, 0.0)], [told])
+    assert found.dtype == torch.bfloat16
+    is_silent = torch.tensor(told.before) == 0
+    assert 0 < int(is_silent.sum()) < len(is_silent)
+    assert torch.equal(found[is_silent], before[is_silent])
+    own = max(told.before)
+    found = read(model, sae.target, [FeatureChange(sae, feature, "clamp", own)])
+    token = told.before.index(own)
+    assert torch.equal(found[token], before[token])
+    assert not torch.equal(found[is_silent], before[is_silent])

@@ -23,6 +23,7 @@ from scopenote.store.schema import MIGRATIONS
 from .exported_runs import export
 from .hostile_run import make_hostile_run
 from .made_up_run import make_database
+from .toy_runs import make_toy_run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -128,6 +129,19 @@ def test_the_python_runs_on_a_run(
     (block,) = [block for block in blocks("python") if "scopenote.open" in block]
     exec(compile(block, "README.md", "exec"), {})
     assert "explain top 12" in capsys.readouterr().out
+
+
+def test_the_python_steers_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_toy_run(tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks("python") if "LoadedRun" in block]
+    found: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), found)
+    assert [text.strength for text in found["found"].steered] == [10, 20]
+    assert "raise" in found["found"].steered[0].text
+    assert capsys.readouterr().out.count("None") == 1
 
 
 @pytest.mark.slow
