@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scopenote.extract.feature_changes import (
     ChangeMode,
@@ -138,6 +138,7 @@ def test_clamping_moves_the_target_by_value_less_code_times_the_decoder_row(
     close(found - read(model, sae.target), expected)
 
 
+@settings(max_examples=20)  # each is two passes through the model
 @given(
     strengths=st.dictionaries(
         st.integers(0, 39), st.floats(-50, 50, width=32), min_size=1, max_size=6
