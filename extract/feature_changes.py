@@ -57,6 +57,12 @@ class FeatureChange:
     strength: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.mode not in CHANGE_MODES:
+            raise UserMistake(
+                "Features are not changed in this way.",
+                found=str(self.mode),
+                expected=", ".join(CHANGE_MODES),
+            )
         require_number(self.strength, f"feature {self.feature}")
         if not 0 <= self.feature < self.sae.width:
             raise UserMistake(

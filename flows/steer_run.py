@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from ..extract.feature_changes import ChangeMode, ModelChange
+    from ..extract.saes import Sae
     from ..extract.steering import NextToken
     from ..extract.steering_trial import PromptReading, Written
 
@@ -144,7 +145,10 @@ def steer(
     for each in tried:
         for name, strength in zip((*named, *held), each, strict=True):
             require_number(strength or 0.0, str(name))
-    made = [_changes(run, found, layer, list(held), mode, each) for each in tried]
+    # Once each: an SAE may take gigabytes.
+    saes = {it.sae.sae_id: run.sae(it.sae) for it in found}
+    features_of = [(saes[it.sae.sae_id], it.feature_id.feature) for it in found]
+    made = [_changes(features_of, layer, list(held), mode, each) for each in tried]
     trial = try_changes(run.model, made, prompt, max_tokens, seed, with_bos)
     steered_by = [SteeredBy(str(it.feature_id), mode, it.label, it.peak) for it in found]
     steered_by += [SteeredBy(f"layer {layer}, neuron {neuron}", "hold") for neuron in held]
@@ -214,8 +218,7 @@ def _only_layer(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def _changes(
-    run: LoadedRun,
-    features: Sequence[TriedFeature],
+    features: Sequence[tuple[Sae, int]],
     layer: int | None,
     neurons: Sequence[int],
     mode: ChangeMode,
@@ -226,8 +229,8 @@ def _changes(
 
     values = [strength or 0.0 for strength in strengths]
     made: list[ModelChange] = [
-        FeatureChange(run.sae(it.sae), it.feature_id.feature, mode, value)
-        for it, value in zip(features, values, strict=False)
+        FeatureChange(sae, feature, mode, value)
+        for (sae, feature), value in zip(features, values, strict=False)
     ]
     for neuron, value in zip(neurons, values[len(features) :], strict=True):
         assert layer is not None, "a neuron's layer is known by now"

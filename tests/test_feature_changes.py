@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -380,6 +381,13 @@ def test_a_strength_beyond_what_norms_can_square_is_refused_and_leaves_no_trace(
     with pytest.raises(UserMistake, match="no numbers any more"):
         read(model, sae.target, [FeatureChange(sae, 3, "add", strength)])
     assert torch.equal(read(model, sae.target), before)
+
+
+def test_a_way_to_change_features_that_there_is_not_is_refused(saes: dict[SiteKind, Sae]) -> None:
+    mode: Any = "multiply"
+    with pytest.raises(UserMistake, match="not changed in this way") as caught:
+        FeatureChange(saes["res"], 3, mode, 2.0)
+    assert "add, clamp, ablate" in str(caught.value)
 
 
 def test_a_feature_beyond_the_width_is_refused(saes: dict[SiteKind, Sae]) -> None:
