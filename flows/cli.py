@@ -17,6 +17,7 @@ from ..store.errors import ExitCode, UserMistake
 from .compare_command import compare
 from .export_command import export
 from .hand_commands import label, vote
+from .inspect_command import inspect
 from .import_command import import_labels
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
@@ -308,6 +309,7 @@ def show(
         print_page(render_feature(page))
 
 
+app.command()(inspect)
 app.command()(label)
 app.command()(vote)
 app.command()(export)
