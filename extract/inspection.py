@@ -138,9 +138,7 @@ def tokenize_prompt(model: SubjectModel, text: str, is_chat: bool = False) -> Pr
     Raises:
         UserMistake: there is none, or there are more than the model sees at once.
     """
-    token_ids = tokenize_own_text(
-        model.tokenizer, model.name, text, WindowShape(), is_chat
-    ).tokens
+    token_ids = tokenize_own_text(model.tokenizer, model.name, text, WindowShape(), is_chat).tokens
     most = int(model.config.max_position_embeddings) - 1
     if len(token_ids) > most:
         raise UserMistake(

@@ -62,7 +62,9 @@ def _sae_blocks(found: Inspection, sae: InspectedSae, k: int) -> Iterator[Render
 def _unseen_in_text(sae: InspectedSae) -> str:
     if sae.unexplained is None:
         return f"unseen: not known, {sae.why_unknown or 'nothing varies'}"
-    in_run = "" if sae.run_unexplained is None else f", {percentage(sae.run_unexplained)} in the run"
+    in_run = (
+        "" if sae.run_unexplained is None else f", {percentage(sae.run_unexplained)} in the run"
+    )
     return f"unseen: {percentage(sae.unexplained)} of the variance in this text{in_run}"
 
 
@@ -121,9 +123,7 @@ def _lens_blocks(found: Inspection, lens: InspectedLens) -> Iterator[RenderableT
     for place, token in enumerate(tokens):
         best = lens.next_tokens(lens.n_layers - 1, place)[0]
         settled = str(lens.settled(place))
-        after.add_row(
-            str(place + 1), chip(token), chip(best.text), _probability(best), settled
-        )
+        after.add_row(str(place + 1), chip(token), chip(best.text), _probability(best), settled)
     yield Padding(after, (0, 0, 0, 2))
     yield ""
     last = len(tokens) - 1
@@ -137,9 +137,7 @@ def _lens_blocks(found: Inspection, lens: InspectedLens) -> Iterator[RenderableT
 
 
 def _chips(tokens: Sequence[LensToken]) -> Chips:
-    return Chips(
-        [chip(each.text).append(f" {_probability(each)}", style="dim") for each in tokens]
-    )
+    return Chips([chip(each.text).append(f" {_probability(each)}", style="dim") for each in tokens])
 
 
 def _probability(token: LensToken) -> str:

@@ -82,9 +82,9 @@ def draw_inspection(found: Inspection, file: Path) -> list[str]:
         drawing.add_lens(found.lens)
     # Otherwise the date, random names and the version of matplotlib stand in the file.
     stable = {"svg.hashsalt": "scopenote", "svg.fonttype": "none"}
-    metadata = {"Date": None, "Creator": None} if file.suffix.lower() == ".svg" else {
-        "Software": None
-    }
+    metadata = (
+        {"Date": None, "Creator": None} if file.suffix.lower() == ".svg" else {"Software": None}
+    )
     try:
         with matplotlib.rc_context(stable):
             figure.savefig(file, metadata=metadata)
