@@ -97,7 +97,7 @@ def read_lens(
     at_once = max(1, _LOGITS_AT_ONCE // len(head))
     found: list[list[torch.return_types.topk]] = []
     for site in lens_sites(model):
-        blocks = vectors[site].split(at_once)
+        blocks = torch.split(vectors[site], at_once)
         found.append(
             [
                 lens_distributions(block, model.network.norm, head, cap).topk(k, dim=-1)

@@ -17,8 +17,8 @@ from ..store.errors import ExitCode, UserMistake
 from .compare_command import compare
 from .export_command import export
 from .hand_commands import label, vote
-from .inspect_command import inspect
 from .import_command import import_labels
+from .inspect_command import inspect
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule

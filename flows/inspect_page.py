@@ -86,7 +86,11 @@ def _features_table(found: Inspection, sae: InspectedSae, k: int) -> Table:
     width = len(table.columns)
     for place, token in enumerate(sae.tokens):
         share = "–" if token.unexplained is None else percentage(token.unexplained)
-        head = [str(place + 1), chip(found.prompt.tokens[place]), *([share] if has_share else [])]
+        head: list[str | Text] = [
+            str(place + 1),
+            chip(found.prompt.tokens[place]),
+            *([share] if has_share else []),
+        ]
         for each in token.features[:k]:
             cells = [*head, *_feature_cells(each)]
             table.add_row(*cells[:width])

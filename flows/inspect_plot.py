@@ -81,7 +81,7 @@ def draw_inspection(found: Inspection, file: Path) -> list[str]:
     if found.lens is not None:
         drawing.add_lens(found.lens)
     # Otherwise the date, random names and the version of matplotlib stand in the file.
-    stable = {"svg.hashsalt": "scopenote", "svg.fonttype": "none"}
+    stable: Any = {"svg.hashsalt": "scopenote", "svg.fonttype": "none"}
     metadata = (
         {"Date": None, "Creator": None} if file.suffix.lower() == ".svg" else {"Software": None}
     )

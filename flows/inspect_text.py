@@ -18,11 +18,11 @@ from jaxtyping import Float32, Int32
 
 from ..store.known_features import (
     KnownFeature,
+    Reconstruction,
     count_labels,
     find_saes,
     read_known_features,
     read_reconstructions,
-    Reconstruction,
 )
 from ..store.records import FeatureId
 from ..store.tried_feature import CollectedSae
