@@ -83,7 +83,7 @@ class SaeReading:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptReading:
+class PromptInspection:
     """A prompt through all of some SAEs, and through the logit lens.
 
     Attributes:
@@ -95,14 +95,14 @@ class PromptReading:
     lens: LogitLens | None
 
 
-def read_prompt(
+def inspect_prompt(
     model: SubjectModel,
     sites: Sequence[Site],
     saes: Iterable[Sae],
     means: Mapping[str, Float64[np.ndarray, " D"]],
     text: str,
     is_chat: bool = False,
-) -> PromptReading:
+) -> PromptInspection:
     """Feeds the prompt once; each SAE then reads what stood at its site.
 
     Args:
@@ -129,7 +129,7 @@ def read_prompt(
         readings = tuple(_read_sae(sae, vectors, prompt, means.get(sae.sae_id)) for sae in saes)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(model, [], ids.numel()) from error
-    return PromptReading(prompt, readings, lens)
+    return PromptInspection(prompt, readings, lens)
 
 
 def tokenize_prompt(model: SubjectModel, text: str, is_chat: bool = False) -> Prompt:

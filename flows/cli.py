@@ -19,6 +19,7 @@ from .export_command import export
 from .hand_commands import label, vote
 from .import_command import import_labels
 from .inspect_command import inspect
+from .match_command import match
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule
@@ -310,6 +311,7 @@ def show(
 
 
 app.command()(inspect)
+app.command()(match)
 app.command()(label)
 app.command()(vote)
 app.command()(export)

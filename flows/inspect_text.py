@@ -196,13 +196,13 @@ def inspect_text(run: LoadedRun, text: str, saes: Sequence[str] = ()) -> Inspect
         UserMistake: the text is empty or too long, the run has no such SAE or none at all, or its
             model or an SAE cannot be loaded any more.
     """
-    from ..extract.inspection import read_prompt
+    from ..extract.inspection import inspect_prompt
     from ..extract.sites import Site, SiteKind
 
     with run.store() as store:
         wanted = find_saes(store.connection, saes)
         done = read_reconstructions(store.connection)
-        found = read_prompt(
+        found = inspect_prompt(
             run.model,
             [Site(each.layer, cast(SiteKind, each.site)) for each in wanted],
             run.saes(wanted),

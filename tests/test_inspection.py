@@ -7,10 +7,10 @@ import pytest
 import torch
 from scopenote.extract.fidelity import FidelitySums
 from scopenote.extract.inspection import (
-    PromptReading,
+    PromptInspection,
     SaeReading,
     measure_unexplained,
-    read_prompt,
+    inspect_prompt,
 )
 from scopenote.extract.models import SubjectModel, load_model
 from scopenote.extract.own_text import read_own_text
@@ -51,9 +51,9 @@ def make_sae(model: SubjectModel, kind: SiteKind, layer: int = 1, name: str = ""
 
 def read(
     model: SubjectModel, *saes: Sae, text: str = PROMPT, is_chat: bool = False, mean: float = 0.1
-) -> PromptReading:
+) -> PromptInspection:
     means = {sae.sae_id: np.full(sae.decoder.shape[1], mean) for sae in saes}
-    return read_prompt(model, [sae.site for sae in saes], saes, means, text, is_chat)
+    return inspect_prompt(model, [sae.site for sae in saes], saes, means, text, is_chat)
 
 
 def dense(reading: SaeReading, sae: Sae, n_tokens: int) -> np.ndarray:
@@ -140,7 +140,7 @@ def test_neurons_and_saes_without_a_mean_have_no_share(model: SubjectModel) -> N
     (reading,) = read(model, neurons).saes
     assert reading.unexplained is None
     sae = make_sae(model, "mlp")
-    (reading,) = read_prompt(model, [sae.site], [sae], {}, PROMPT).saes
+    (reading,) = inspect_prompt(model, [sae.site], [sae], {}, PROMPT).saes
     assert reading.unexplained is None
     assert len(reading.firings) > 0
 
