@@ -44,19 +44,19 @@ def residual_directions(
         features: consecutive ones.
         model: with the layer of an attention SAE; others need none.
     """
-    rows = sae.decoder[features.start : features.stop].float()
+    rows: torch.Tensor = sae.decoder[features.start : features.stop].float()
     match sae.target.kind:
         case "res" | "mlp":
             return rows
         case "embedding":
-            return rows * sae.decoder.shape[1] ** 0.5
+            return rows * float(sae.decoder.shape[1] ** 0.5)
         case "att":
             if model is None:
                 raise ValueError("what attention adds to the stream, only its model says")
             layer = model.network.layers[sae.target.layer]
-            rows = rows @ layer.self_attn.o_proj.weight.detach().float().T
-            gain: torch.Tensor = layer.post_attention_layernorm.weight.detach().float()
-            return rows * (1 + gain)
+            through: torch.Tensor = rows @ layer.self_attn.o_proj.weight.detach().float().T
+            gain: torch.Tensor = 1 + layer.post_attention_layernorm.weight.detach().float()
+            return through * gain
         case kind:
             raise ValueError(f"what an SAE of {kind} adds to the residual stream is not known")
 
@@ -79,9 +79,11 @@ def cosines(
     Exact, in float32, a block of features after another. NaN where one has no direction.
 
     Args:
-        own, feature: the feature.
+        own: the SAE that the feature is of.
+        feature: its number.
         other: the other SAE, of the same model, or of one with the same residual space.
-        own_model, other_model: where `needs_model` says so.
+        own_model: where `needs_model` says so.
+        other_model: likewise; that of the other SAE.
     """
     only, is_same_site = range(feature, feature + 1), own.target == other.target
 
@@ -91,12 +93,13 @@ def cosines(
         return residual_directions(sae, features, model)
 
     direction = directions(own, only, own_model)[0].cpu().double()
-    found = []
+    found: list[torch.Tensor] = []
     for block in blocks_of(range(other.width), _FEATURES_AT_ONCE):
         rows = directions(other, block, other_model)
         along = rows @ direction.to(rows)
         found.append(along.cpu() / torch.linalg.vector_norm(rows, dim=1).cpu())
-    return torch.cat(found) / direction.norm().float()
+    along_all: torch.Tensor = torch.cat(found) / direction.norm().float()
+    return along_all
 
 
 def differing_shape(own: Any, other: Any) -> str | None:
@@ -104,5 +107,5 @@ def differing_shape(own: Any, other: Any) -> str | None:
     for name in _SHAPE:
         values = getattr(own, name, None), getattr(other, name, None)
         if values[0] != values[1]:
-            return f"{name} is {values[0]} there and {values[1]} here"
+            return f"{name} is {values[0]} in the one and {values[1]} in the other"
     return None

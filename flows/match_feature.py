@@ -239,10 +239,11 @@ class _Weights:
             if self._own is None:
                 self._own = self._run.sae(self._sae_of_feature)
             loaded = self._other.sae(other)
-            models = (None, None)
+            own_model, other_model = None, None
             if needs_model(self._own, loaded):
-                models = self._run.model, self._other.model
-            return cosines(self._own, feature, loaded, *models).double().numpy(), None
+                own_model, other_model = self._run.model, self._other.model
+            found = cosines(self._own, feature, loaded, own_model, other_model)
+            return found.double().numpy(), None
         except (SaeError, ModelError) as error:
             return None, error.what
 
@@ -316,7 +317,7 @@ class _Comparison:
 
 
 def largest(values: np.ndarray, k: int) -> list[int]:
-    """The places of the k largest numbers, falling; equal ones by place, those that are none out."""
+    """The places of the k largest numbers, falling; equal ones by place. NaN is none of them."""
     order = np.argsort(-values, kind="stable")[:k]
     return [int(place) for place in order if math.isfinite(values[place])]
 

@@ -9,8 +9,8 @@ from scopenote.extract.fidelity import FidelitySums
 from scopenote.extract.inspection import (
     PromptInspection,
     SaeReading,
-    measure_unexplained,
     inspect_prompt,
+    measure_unexplained,
 )
 from scopenote.extract.models import SubjectModel, load_model
 from scopenote.extract.own_text import read_own_text
