@@ -31,6 +31,8 @@ COMMANDS = (
     "score",
     "status",
     "show",
+    "inspect",
+    "match",
     "label",
     "vote",
     "export",
