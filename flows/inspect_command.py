@@ -33,7 +33,7 @@ def inspect(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Which features fire on each token of a text, and the logit lens."""
+    """What fires on each token of a text, and the logit lens."""
     if plot is not None:
         from .inspect_plot import require_picture
 

@@ -27,6 +27,7 @@ from ..store.known_features import (
 from ..store.records import FeatureId
 from ..store.tried_feature import CollectedSae
 from ..store.unit_names import unit_name
+from .compare_runs import require_current
 from .loaded_run import LoadedRun
 
 if TYPE_CHECKING:
@@ -195,11 +196,13 @@ def inspect_text(run: LoadedRun, text: str, saes: Sequence[str] = ()) -> Inspect
     Raises:
         UserMistake: the text is empty or too long, the run has no such SAE or none at all, or its
             model or an SAE cannot be loaded any more.
+        StoreError: an older version published the run, and it cannot be brought up to date.
     """
     from ..extract.inspection import inspect_prompt
     from ..extract.sites import Site, SiteKind
 
     with run.store() as store:
+        require_current(store, str(run.folder.path))
         wanted = find_saes(store.connection, saes)
         done = read_reconstructions(store.connection)
         found = inspect_prompt(

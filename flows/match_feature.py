@@ -29,6 +29,7 @@ from ..store.feature_page import find_feature
 from ..store.known_features import KnownFeature, find_saes, read_known_features
 from ..store.records import FeatureId
 from ..store.tried_feature import CollectedSae
+from .compare_runs import require_current
 from .loaded_run import LoadedRun
 from .working import published
 
@@ -153,9 +154,11 @@ def match_feature(
     Raises:
         UserMistake: there is no such run or feature; the run has no other SAE; or the two runs
             have nothing by which features could be matched.
+        StoreError: an older version published a run, and it cannot be brought up to date.
     """
     with ExitStack() as stack:
         _, own = stack.enter_context(published(Path(run)))
+        require_current(own, str(run))
         feature_id = find_feature(own.connection, feature)
         (sae,) = find_saes(own.connection, [feature_id.sae_id])
         weights = _Weights(Path(run), sae, None if other_run is None else Path(other_run))
@@ -163,6 +166,7 @@ def match_feature(
             other = own
         else:
             _, other = stack.enter_context(published(Path(other_run)))
+            require_current(other, str(other_run))
         wanted = _other_saes(other, None if other_run else sae, run)
         why_not = None if is_same_tokenizer(own, other) else "the runs have different tokenizers"
         if why_not and weights.why_not:

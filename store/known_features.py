@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import UserMistake
-from .near_features import read_rows
 from .tried_feature import CollectedSae, read_collected_saes
 from .unit_names import is_neuron_basis
 
@@ -76,15 +75,11 @@ def read_reconstructions(connection: duckdb.DuckDBPyConnection) -> dict[str, Rec
     """How well each SAE of the run does, by its id; of neurons, which reconstruct nothing, none."""
     import numpy as np
 
-    rows = read_rows(connection, "SELECT * FROM saes", [])
+    rows = connection.execute("SELECT sae_id, fvu, mean_vector FROM saes").fetchall()
     return {
-        row["sae_id"]: Reconstruction(
-            row["fvu"],
-            # Databases of older versions lack it.
-            np.array(row["mean_vector"], np.float64) if row.get("mean_vector") else None,
-        )
-        for row in rows
-        if not is_neuron_basis(row["sae_id"])
+        sae_id: Reconstruction(fvu, None if mean is None else np.array(mean, np.float64))
+        for sae_id, fvu, mean in rows
+        if not is_neuron_basis(sae_id)
     }
 
 

@@ -19,6 +19,7 @@ from scopenote.extract.own_text import read_own_text
 from scopenote.flows.by_hand import write_label
 from scopenote.flows.cli import main
 from scopenote.flows.collect_setup import window_shape
+from scopenote.flows.config import demo_config
 from scopenote.flows.inspect_page import default_top, render_inspection
 from scopenote.flows.inspect_plot import draw_inspection
 from scopenote.flows.inspect_text import (
@@ -31,10 +32,13 @@ from scopenote.flows.inspect_text import (
 )
 from scopenote.flows.loaded_run import LoadedRun
 from scopenote.store.errors import SaeError, StoreError, UserMistake
-from scopenote.store.known_features import KnownFeature
+from scopenote.store.known_features import KnownFeature, find_saes
 from scopenote.store.records import FeatureId
 from scopenote.store.run_folder import RunFolder
+from scopenote.store.schema import MIGRATIONS, SCHEMA_VERSION
 from scopenote.store.tried_feature import CollectedSae, read_collected_saes
+
+from .made_up_run import make_database
 
 TEXT = "def read(self, path):\n    return open(path)"
 RES = "toy-gemma-2/1-res-1k"
@@ -342,21 +346,38 @@ def test_what_cannot_be_inspected_is_said(
 
 
 def test_a_run_is_needed_with_something_collected(command: Command, tmp_path: Path) -> None:
-    from scopenote.flows.config import demo_config
-
     assert "There is no run here" in command(tmp_path / "none", TEXT)[2]
     folder = RunFolder(tmp_path / "run").create()
     folder.write_config(demo_config().to_toml())
     status, _, err = command(folder.path, TEXT)
     assert status == 2 and "Nothing has been collected" in err
-    from scopenote.store.schema import MIGRATIONS, SCHEMA_VERSION
-
     with duckdb.connect(str(folder.database)) as connection:
         for migration in MIGRATIONS:
             connection.execute(migration.sql)
         connection.execute(f"INSERT INTO meta VALUES ('schema_version', '{SCHEMA_VERSION}')")
     status, _, err = command(folder.path, TEXT)
     assert status == 2 and "No features have been collected yet" in err
+
+
+@pytest.mark.parametrize("words", [("inspect", TEXT), ("match", "0")])
+def test_what_an_older_version_published_is_refused(
+    words: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = RunFolder(tmp_path / "run").create()
+    folder.write_config(demo_config().to_toml())
+    with duckdb.connect(str(folder.database)) as connection:
+        for migration in MIGRATIONS[:8]:
+            connection.execute(migration.sql)
+        connection.execute("INSERT INTO meta VALUES ('schema_version', '8')")
+    name, what = words
+    monkeypatch.setattr(sys, "argv", ["scopenote", name, str(folder.path), what])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == 1
+    assert "An older version of Scopenote published this run" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -370,10 +391,6 @@ def test_an_sae_whose_weights_are_others_now_is_refused(collected: Path) -> None
 
 
 def test_an_sae_of_no_run_is_refused_by_its_name() -> None:
-    from scopenote.store.known_features import find_saes
-
-    from .made_up_run import make_database
-
     with make_database() as connection:
         assert [each.sae_id for each in find_saes(connection, ["1-mlp-1k"])] == [
             "toy-gemma-2/1-mlp-1k"
