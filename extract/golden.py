@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..store.errors import ModelError
 from .feature_changes import ModelChange, changed_features
+from .logit_lens import lens_distributions
 from .models import SubjectModel, quiet_loading
 from .saes import Sae
 from .sites import Site, SiteReader
@@ -170,14 +171,10 @@ def lens_probabilities(
     The residual stream after layer `layer` (from 0) goes through the final norm, the vocabulary
     head and the soft cap.
     """
-    residual = read_site(model, input_ids, Site(layer, "res"))[-1]
-    with torch.inference_mode():
-        logits = model.network.lm_head(model.network.model.norm(residual)).float()
-    cap = model.network.config.final_logit_softcapping
-    if cap is not None:
-        logits = cap * torch.tanh(logits / cap)
-    probabilities: torch.Tensor = logits.softmax(-1)
-    return probabilities
+    residual = read_site(model, input_ids, Site(layer, "res"))[-1:]
+    network = model.network
+    head, cap = network.lm_head.weight, network.config.final_logit_softcapping
+    return lens_distributions(residual, network.model.norm, head, cap)[0]
 
 
 def read_site(

@@ -22,6 +22,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float
 
+from .decoder_spaces import residual_directions
 from .models import SubjectModel
 from .saes import Sae
 from .strongest import Strongest, blocks_of, join_strongest, stack_rows, strongest
@@ -66,18 +67,7 @@ def output_directions(model: SubjectModel, sae: Sae, features: range) -> Float[t
     logits of an attention SAE are thereby in a unit of their own, and cannot be compared with
     those of another site.
     """
-    rows = sae.decoder[features.start : features.stop].float()
-    match sae.target.kind:
-        case "res" | "mlp":
-            pass
-        case "embedding":
-            rows = rows * model.config.hidden_size**0.5
-        case "att":
-            layer = model.network.layers[sae.target.layer]
-            rows = rows @ layer.self_attn.o_proj.weight.detach().float().T
-            rows = rows * (1 + layer.post_attention_layernorm.weight.detach().float())
-        case kind:
-            raise ValueError(f"what an SAE of {kind} adds to the residual stream is not known")
+    rows = residual_directions(sae, features, model)
     directions: torch.Tensor = rows * (1 + model.network.norm.weight.detach().float())
     return directions
 

@@ -265,6 +265,16 @@ def load_tokenizer(name: str) -> Any:
         return _load_tokenizer(name, source, _load_config(name, source))
 
 
+def load_model_config(name: str) -> Any:
+    """The configuration of a model alone.
+
+    Raises:
+        ModelError: it cannot be read, or is of no model whose sites are known.
+    """
+    with quiet_loading():
+        return _load_config(name, model_path(name))
+
+
 def _load_config(name: str, source: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(source)

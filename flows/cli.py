@@ -18,6 +18,8 @@ from .compare_command import compare
 from .export_command import export
 from .hand_commands import label, vote
 from .import_command import import_labels
+from .inspect_command import inspect
+from .match_command import match
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule
@@ -309,7 +311,9 @@ def show(
         print_page(render_feature(page))
 
 
+app.command()(inspect)
 app.command()(steer)
+app.command()(match)
 app.command()(label)
 app.command()(vote)
 app.command()(export)

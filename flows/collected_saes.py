@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..store.errors import SaeError
 from ..store.parts import list_parts
@@ -43,12 +43,19 @@ def load_collected_sae(
     Raises:
         SaeError: the configuration names it no more, or its weights are others now.
     """
+    return load_sae_alone(collected, config, folder, model.config)
+
+
+def load_sae_alone(
+    collected: CollectedSae, config: Config, folder: RunFolder, model_config: Any
+) -> Sae:
+    """The same without a model at hand, by the model's configuration."""
     from ..extract.collect_job import changed_sae
     from ..extract.saes import load_sae
 
     found = []
     for source in _sources(collected, config, folder):
-        sae = load_sae(source, model.config)
+        sae = load_sae(source, model_config)
         if sae.content_hash == collected.content_hash:
             return sae
         found.append(sae)

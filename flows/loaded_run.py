@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..store.run_folder import RunFolder
 from ..store.tried_feature import CollectedSae
-from .collected_saes import load_collected_sae, load_whole_model
+from .collected_saes import load_sae_alone, load_whole_model
 from .config import Config, load_config
 from .working import published
 
@@ -44,6 +44,7 @@ class LoadedRun:
         self.config: Config = load_config(self.folder.config_file)
         self._kept_bytes = kept_bytes
         self._model: SubjectModel | None = None
+        self._model_config: Any = None
         self._saes: OrderedDict[str, Sae] = OrderedDict()
 
     @contextmanager
@@ -67,6 +68,19 @@ class LoadedRun:
             self._model = load_whole_model(self.config)
         return self._model
 
+    @property
+    def model_config(self) -> Any:
+        """The model's configuration, for which the model need not be loaded.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        if self._model_config is None:
+            from ..extract.models import load_model_config
+
+            self._model_config = load_model_config(self.config.model.name)
+        return self._model_config
+
     def saes(self, wanted: Sequence[CollectedSae]) -> Iterator[Sae]:
         """These SAEs in turn, on the model's device.
 
@@ -76,18 +90,20 @@ class LoadedRun:
         return map(self.sae, wanted)
 
     def sae(self, collected: CollectedSae) -> Sae:
-        """An SAE, on the model's device.
+        """An SAE, on the model's device; the model need not be loaded.
 
         Raises:
             SaeError: the configuration names it no more, or its weights are others now.
         """
+        from ..extract.models import choose_device
+
         key = collected.content_hash
         if key not in self._saes:
-            sae = load_collected_sae(collected, self.config, self.folder, self.model)
+            sae = load_sae_alone(collected, self.config, self.folder, self.model_config)
             # Those used longest ago make room.
             while self._saes and self._n_bytes + sae.n_bytes > self._kept_bytes:
                 self._saes.popitem(last=False)
-            self._saes[key] = sae.to(self.model.device)
+            self._saes[key] = sae.to(choose_device(self.config.model.device))
         self._saes.move_to_end(key)
         return self._saes[key]
 

@@ -117,12 +117,12 @@ def _facts(page: FeaturePage) -> Table:
     if any(page.histogram):
         facts.add_row("histogram", _histogram(page))
     strongest = [
-        _chip(token.text).append(f" {figure(token.mean)} ×{token.count:,}", style="dim")
+        chip(token.text).append(f" {figure(token.mean)} ×{token.count:,}", style="dim")
         for token in page.top_tokens
     ]
     raised, lowered = (
         [
-            _chip(token.text).append(
+            chip(token.text).append(
                 "" if token.logit is None else f" {figure(token.logit)}", style="dim"
             )
             for token in tokens
@@ -131,7 +131,7 @@ def _facts(page: FeaturePage) -> Table:
     )
     for name, chips in (("strong at", strongest), ("raises", raised), ("lowers", lowered)):
         if chips:
-            facts.add_row(name, _Chips(chips))
+            facts.add_row(name, Chips(chips))
     return facts
 
 
@@ -148,7 +148,7 @@ def _histogram(page: FeaturePage) -> Text:
     return Text.assemble((f"{figure(edges[first])} ", "dim"), bars, (f" {figure(high)}", "dim"))
 
 
-class _Chips:
+class Chips:
     """Tokens with their figures; a line is broken between two, never within one."""
 
     def __init__(self, chips: Sequence[Text]) -> None:
@@ -167,7 +167,7 @@ class _Chips:
         return Measurement(1, options.max_width)
 
 
-def _chip(token: str) -> Text:
+def chip(token: str) -> Text:
     """A token in quotes, because many begin with a space."""
     shown, n_spaces = visible(token), len(token)
     if not token.strip(" "):

@@ -374,6 +374,13 @@ MIGRATIONS: tuple[Migration, ...] = (
         """,
     ),
     Migration("a label that nobody has compared is in force by its kind", LABEL_IN_FORCE),
+    Migration(
+        "the mean of what each SAE reconstructs",
+        """
+        -- Over the tokens that fvu was measured on; NULL where only an older version collected.
+        ALTER TABLE saes ADD COLUMN mean_vector DOUBLE[];
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

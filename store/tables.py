@@ -248,7 +248,7 @@ def _insert_features(
         f"""
         INSERT INTO saes (
             sae_id, model, site, layer, width, source, content_hash, mean_l0, fvu, n_tokens,
-            loss, loss_spliced, loss_zeroed, n_loss_tokens
+            loss, loss_spliced, loss_zeroed, n_loss_tokens, mean_vector
         )
         WITH fidelity AS (
             SELECT * FROM read_parquet('{merged.file("fidelity")}') WHERE sae = {number}
@@ -269,7 +269,8 @@ def _insert_features(
                (SELECT sum(n_active) FROM features WHERE sae_id = $sae)
                    / (SELECT sum(n_tokens) FROM read_parquet('{totals}')),
                (SELECT CASE WHEN v > 0 THEN ee / v END FROM variance),
-               (SELECT sum(n_tokens) FROM read_parquet('{totals}')), b.* EXCLUDE (sae_id)
+               (SELECT sum(n_tokens) FROM read_parquet('{totals}')), b.* EXCLUDE (sae_id),
+               (SELECT list(x / n ORDER BY d) FROM means, sums WHERE n > 0)
         FROM (SELECT $sae AS sae_id) LEFT JOIN losses_before b USING (sae_id)
         """,
         {

@@ -145,6 +145,20 @@ def test_the_python_steers_a_run(
 
 
 @pytest.mark.slow
+def test_the_python_inspects_a_text(
+    collected: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "demo").symlink_to(collected)
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks("python") if "inspect_text" in block]
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.count("LensToken") == 3
+
+
+@pytest.mark.slow
 def test_the_python_opens_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_hostile_run(tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
