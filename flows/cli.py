@@ -21,6 +21,7 @@ from .import_command import import_labels
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule
+from .search_command import search
 from .serve_command import serve
 from .stage_commands import RunnerName, run_shard, run_stage, run_whole_job
 from .terminal import answer, print_json, print_page
@@ -308,6 +309,7 @@ def show(
         print_page(render_feature(page))
 
 
+app.command()(search)
 app.command()(label)
 app.command()(vote)
 app.command()(export)

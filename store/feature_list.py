@@ -209,19 +209,27 @@ def read_feature_list(connection: duckdb.DuckDBPyConnection, query: FeatureQuery
         f"SELECT count(*) FROM current_features WHERE {where}", parameters
     ).fetchall()
     n_pages = max(1, -(-n // PAGE_SIZE))
-    columns = ", ".join(field.name for field in fields(FeatureRow))
     # First which, then what: sorted with all their columns, a million rows take ten times as long.
     places = connection.execute(
         f"SELECT place FROM current_features WHERE {where} "
         f"ORDER BY {_order_by(query)} LIMIT {PAGE_SIZE} OFFSET {PAGE_SIZE * (query.page - 1)}",
         parameters,
     ).fetchall()
+    found = read_rows_at(connection, [place for (place,) in places])
+    return FeatureList(query, n, n_pages, tuple(found.values()))
+
+
+def read_rows_at(
+    connection: duckdb.DuckDBPyConnection, places: Sequence[int]
+) -> dict[int, FeatureRow]:
+    """Features by their places in `current_features`, in the order of these."""
+    columns = ", ".join(field.name for field in fields(FeatureRow))
     found = connection.execute(
         f"SELECT place, {columns} FROM current_features WHERE place IN (SELECT unnest($places))",
-        {"places": [place for (place,) in places]},
+        {"places": list(places)},
     ).fetchall()
     rows = {place: FeatureRow(*row) for place, *row in found}
-    return FeatureList(query, n, n_pages, tuple(rows[place] for (place,) in places))
+    return {place: rows[place] for place in places}
 
 
 def read_feature_row(

@@ -1,0 +1,143 @@
+"""Vectors of labels, in the table `embeddings`: which labels lack one, and which are near a query.
+
+Vectors have length 1, so that an inner product is a cosine. Those of different models are never
+compared. Nothing is approximate: all vectors of the model are read, a million of 384 numbers in
+half a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import duckdb
+
+# Where fewer labels than one in so many are wanted, these are joined before vectors are compared.
+_FEW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVector:
+    """The vector of a query, of length 1, and the model that made it."""
+
+    model: str
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class MeaningRanking:
+    """Labels by how near their vectors are to a query's.
+
+    Attributes:
+        places: in current_features, with the cosine; the nearest first.
+        n_compared: labels that were chosen and have a vector of the model.
+    """
+
+    places: tuple[tuple[int, float], ...]
+    n_compared: int
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCount:
+    """How many labels have a vector of a model, and of how many numbers it is."""
+
+    model: str
+    n: int
+    dimensions: int
+
+
+def count_vectors(connection: duckdb.DuckDBPyConnection) -> list[VectorCount]:
+    """What vectors there are, those of the model first that has most."""
+    rows = connection.execute(
+        "SELECT model, count(*) AS n, any_value(len(vector)) FROM embeddings "
+        "GROUP BY model ORDER BY n DESC, model"
+    ).fetchall()
+    return [VectorCount(*row) for row in rows]
+
+
+def rank_by_meaning(
+    connection: duckdb.DuckDBPyConnection, vector: QueryVector, depth: int
+) -> MeaningRanking:
+    """The labels nearest to a query among those in the table `chosen`.
+
+    Args:
+        connection: with a table `chosen` of `place` and `label_id`.
+        vector: the query's, of as many numbers as those of labels.
+        depth: how many, at most.
+    """
+    ((n_chosen, n_vectors),) = connection.execute(
+        "SELECT (SELECT count(*) FROM chosen), count(*) FROM embeddings WHERE model = $model",
+        {"model": vector.model},
+    ).fetchall()
+    compared = _COMPARE_FEW if n_chosen * _FEW < n_vectors else _COMPARE_ALL
+    rows = connection.execute(
+        f"""
+        WITH compared AS MATERIALIZED ({compared}),
+        counted AS (SELECT count(*) AS n FROM compared)
+        SELECT place, cosine, n FROM compared, counted
+        ORDER BY cosine DESC, place LIMIT {depth}
+        """,
+        {"model": vector.model, "vector": list(vector.values)},
+    ).fetchall()
+    places = tuple((place, cosine) for place, cosine, _ in rows)
+    return MeaningRanking(places, rows[0][2] if rows else 0)
+
+
+# A join of a million rows with their vectors takes twice as long as one of their cosines.
+_COSINE = "list_inner_product(vector, $vector::FLOAT[]) AS cosine"
+_COMPARE_FEW = f"""
+    SELECT place, {_COSINE} FROM (FROM embeddings WHERE model = $model) JOIN chosen USING (label_id)
+"""
+_COMPARE_ALL = f"""
+    WITH cosines AS MATERIALIZED (
+        SELECT label_id, {_COSINE} FROM embeddings WHERE model = $model
+    )
+    SELECT place, cosine FROM cosines JOIN chosen USING (label_id)
+"""
+
+
+_LACKING = """
+    FROM current_features f JOIN labels l USING (label_id)
+    ANTI JOIN (FROM embeddings WHERE model = $model) e USING (label_id)
+"""
+
+
+def count_lacking(connection: duckdb.DuckDBPyConnection, model: str) -> int:
+    """How many labels in force have no vector of a model."""
+    ((n,),) = connection.execute(f"SELECT count(*) {_LACKING}", {"model": model}).fetchall()
+    return int(n)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelText:
+    """A label and what of it is made a vector."""
+
+    place: int
+    label_id: str
+    text: str
+
+
+def read_lacking(
+    connection: duckdb.DuckDBPyConnection, model: str, n: int, after: int
+) -> list[LabelText]:
+    """The next labels in force, in the order of features, that have no vector of a model.
+
+    Args:
+        connection: to the working copy, whose `current_features` is made.
+        model: its name in `embeddings`.
+        n: how many, at most.
+        after: the place in `current_features` after which they stand; -1 for the first.
+    """
+    rows = connection.execute(
+        f"SELECT f.place, label_id, f.text, l.explanation {_LACKING} WHERE f.place > $after "
+        f"ORDER BY f.place LIMIT {n}",
+        {"model": model, "after": after},
+    ).fetchall()
+    return [LabelText(place, label_id, text_to_embed(*said)) for place, label_id, *said in rows]
+
+
+def text_to_embed(text: str, explanation: str | None) -> str:
+    """What a label's vector is made of: what it says, and why."""
+    return text if not explanation or explanation == text else f"{text}\n{explanation}"
