@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..store.errors import EndpointRefuses, ModelError, RequestGivenUp, ScopenoteError, StoreError
+from ..store.errors import ConfigurationError, ModelError, ScopenoteError, StoreError
 from ..store.label_vectors import QueryVector, VectorCount, count_vectors
 from .search_settings import SearchSection
 
@@ -48,14 +48,16 @@ def query_vector(
         return AskedVector(why_none=_no_vectors(model, there))
     try:
         (values,) = embedder.embed([text])
-    except (EndpointRefuses, RequestGivenUp, ModelError, StoreError) as error:
-        return AskedVector(why_none=f"{model} gave no vector of the query: {_in_short(error)}")
+    except (ModelError, StoreError, ConfigurationError) as error:
+        values = error
+    if isinstance(values, ScopenoteError):
+        return AskedVector(why_none=f"{model} gave no vector of the query: {_in_short(values)}")
     if len(values) != mine.dimensions:
         return AskedVector(
             why_none=f"{model} made {len(values):,} numbers of the query, and {mine.dimensions:,} "
             "of each label"
         )
-    return AskedVector(QueryVector(model, values))
+    return AskedVector(QueryVector(model, values.tolist()))
 
 
 def _no_model(there: Sequence[VectorCount]) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..store.errors import UserMistake
-from .terminal import print_json, print_page, program
-from .working import published
+from ..store.errors import ExitCode, UserMistake
+from .terminal import complain, print_json, print_page, program
+from .working import configured_run, published
 
 if TYPE_CHECKING:
     from ..store.run_folder import RunFolder
@@ -75,8 +75,9 @@ def search(
         min_density=min_density,
         max_density=max_density,
     )
+    status = _embed(run) if embed else ExitCode.DONE
     if text is None:
-        return
+        raise typer.Exit(status)
     with published(run) as (folder, store):
         require_choice(store, text, filters, run)
         settings = _settings(folder)
@@ -86,6 +87,24 @@ def search(
         print_json(report.as_dict())
     else:
         print_page(render_search(report, run))
+    raise typer.Exit(status)
+
+
+def _embed(run: Path) -> ExitCode:
+    """Makes the vectors that labels lack; the exit status of that."""
+    from .embed_labels import COMMAND, embed_labels
+    from .finish_run import finished
+    from .progress import Progress
+    from .reports import RunReport
+
+    config, folder = configured_run(run, None)
+    with folder.lock(f"scopenote {COMMAND}"), Progress() as progress:
+        report, status = finished(
+            lambda: RunReport((embed_labels(config, folder, progress),)), folder, to_prefect=False
+        )
+    for line in report.stages[0].remarks():
+        complain(line)
+    return status
 
 
 def _settings(folder: RunFolder) -> SearchSection:

@@ -88,7 +88,9 @@ def search_run(
     with store.cursor() as cursor:
         found = search_labels(cursor, text, filters, asked.vector)
         places = [hit.place for hit in found.hits]
-        families = [(place,) for place in places] if flat else group_into_families(cursor, places)
+        families: list[tuple[int, ...]] = [(place,) for place in places]
+        if not flat:
+            families = group_into_families(cursor, places)
         shown = [place for family in families[:n] for place in family]
         rows = read_rows_at(cursor, shown)
     return _report(text, found, families[:n], len(families), rows, asked)

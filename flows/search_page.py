@@ -10,12 +10,15 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from ..store.feature_list import FeatureRow
 from ..store.text_ranking import TextMatch
 from .plain_tables import plain_table
 from .search_labels import FoundFeature, SearchReport
 from .show_feature import figure, interval, percentage
 from .terminal import program
 from .visible_text import visible
+
+_NAMED = 3
 
 
 def render_search(report: SearchReport, run: Path) -> RenderableType:
@@ -30,41 +33,46 @@ def render_search(report: SearchReport, run: Path) -> RenderableType:
 def _heading(report: SearchReport) -> Text:
     n = len(report.families)
     if not n:
-        return Text("Nothing found", style="bold")
-    found = f"{n:,} of {report.n_families:,}" if n < report.n_families else f"{n:,}"
+        return Text(f"Nothing found for {visible(report.text)}", style="bold")
+    unit = "meaning" if any(len(family) > 1 for family in report.families) else "feature"
+    counted = (
+        f"the first {n:,} {unit}s" if n < report.n_families else f"{n:,} {unit}{'s' * (n > 1)}"
+    )
     how = "by text and by meaning" if report.model else "by text"
-    return Text.assemble((f"{visible(report.text)}", "bold"), (f"  {found}, {how}", "dim"))
+    return Text.assemble((visible(report.text), "bold"), (f"  {counted}, {how}", "dim"))
 
 
 def _table(report: SearchReport) -> RenderableType:
-    table = plain_table("score>", "interval", "density>", "feature", "label")
+    table = plain_table("score>", "interval", "label")
     for family in report.families:
-        best = family[0]
-        label = Text(visible(best.row.text or ""), style="bold")
+        best = family[0].row
+        said = Text.assemble((visible(best.text or ""), "bold"), "\n", _where(best))
         if more := _more(family):
-            label.append(f"\n{more}", style="dim not bold")
+            said.append(f"\n{more}", style="dim")
         table.add_row(
-            figure(best.row.score),
-            Text(interval(best.row.ci_low, best.row.ci_high), no_wrap=True, style="dim"),
-            percentage(best.row.density),
-            Text(str(best.row.feature_id), style="cyan"),
-            label,
+            figure(best.score),
+            Text(interval(best.ci_low, best.ci_high), no_wrap=True, style="dim"),
+            said,
         )
     return table
 
 
+def _where(row: FeatureRow) -> Text:
+    density = f"  {percentage(row.density)} of tokens"
+    return Text.assemble((f"{row.sae_id}/{row.name}", "cyan"), (density, "dim"))
+
+
 def _more(family: tuple[FoundFeature, ...]) -> str:
-    """Who else is of a family, in a line."""
-    others = family[1:]
+    """Who else is of a family, in a line; of the same SAE by number."""
+    here = family[0].row.sae_id
+    others = [
+        each.row.name if each.row.sae_id == here else f"{each.row.sae_id}/{each.row.name}"
+        for each in family[1:]
+    ]
     if not others:
         return ""
-    here = family[0].row.sae_id
-    named = [
-        each.row.name if each.row.sae_id == here else str(each.row.feature_id) for each in others
-    ]
-    return (
-        f"+{len(others):,} nearly the same: {', '.join(named[:3])}{', …' if len(named) > 3 else ''}"
-    )
+    listed = ", ".join(others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
+    return f"and {len(others):,} nearly the same: {listed}"
 
 
 def _remarks(report: SearchReport, run: Path) -> Iterator[RenderableType]:

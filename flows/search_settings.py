@@ -11,6 +11,7 @@ from .config_section import Positive, Text
 from .endpoint_settings import EndpointSection
 
 if TYPE_CHECKING:
+    from ..label.embedding_client import EmbeddingClient
     from .embedders import Embedder
 
 
@@ -31,10 +32,18 @@ class SearchSection(EndpointSection):
             journal: the folder in which calls to an endpoint are recorded.
         """
         from ..label.sentence_model import local_model_name, packaged_folder
-        from .embedders import LocalEmbedder
+        from .embedders import EndpointEmbedder, LocalEmbedder
 
         if self.model is not None and not self.local:
-            raise NotImplementedError
+            return EndpointEmbedder(self, journal)
         if self.model is None and packaged_folder() is None:
             return None
         return LocalEmbedder(local_model_name(self.model), self.model, self.device)
+
+    def embedding_client(self) -> EmbeddingClient:
+        """The endpoint's client, with the environment's key."""
+        from ..label.embedding_client import EmbeddingClient
+        from ..label.endpoint_client import Patience
+
+        patience = Patience(attempt_seconds=self.timeout_seconds)
+        return EmbeddingClient(self.base_url, self._limits(1), patience)

@@ -162,7 +162,7 @@ def _layout(source: str) -> tuple[Literal["mean", "cls"], int]:
 
 
 def _read_json(source: str, name: str) -> Any:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     file = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))

@@ -7,12 +7,23 @@ half a second.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from .parts import write_part
+from .records import content_hash
 
 if TYPE_CHECKING:
     import duckdb
+    import numpy as np
+    from jaxtyping import Float32
+
+STAGE = "embed"
+"""Of parts that hold vectors."""
 
 # Where fewer labels than one in so many are wanted, these are joined before vectors are compared.
 _FEW = 8
@@ -141,3 +152,24 @@ def read_lacking(
 def text_to_embed(text: str, explanation: str | None) -> str:
     """What a label's vector is made of: what it says, and why."""
     return text if not explanation or explanation == text else f"{text}\n{explanation}"
+
+
+def write_vectors(
+    parts: Path, model: str, vectors: Mapping[str, Float32[np.ndarray, " D"]]
+) -> None:
+    """Writes a part with the vectors of labels, by their ids, all of one length; of none nothing.
+
+    Args:
+        parts: the run's folder of parts.
+        model: that made them.
+        vectors: of length 1.
+    """
+    if not vectors:
+        return
+    rows = {
+        "label_id": pa.array(vectors, pa.string()),
+        "model": pa.array([model] * len(vectors), pa.string()),
+        "vector": pa.array(list(vectors.values()), pa.list_(pa.float32())),
+    }
+    part_id = content_hash([STAGE, model, sorted(vectors)])
+    write_part(parts, part_id, STAGE, {"embeddings": pa.table(rows)}, {"model": model})
