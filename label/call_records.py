@@ -79,7 +79,7 @@ class CallRecords:
         seconds: float,
         attempts: int,
     ) -> Call:
-        """The call that something came of; `used` are tokens of the prompt, cached, of the reply."""
+        """The call that something came of; `used`: tokens of the prompt, cached, of the reply."""
         prompt_tokens, cached_tokens, completion_tokens = used
         return Call(
             request_hash=request.request_hash,

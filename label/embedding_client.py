@@ -113,7 +113,8 @@ def read_embeddings(
     Args:
         content: of the answer.
         n_texts: how many vectors were asked for.
-        seconds, attempts: that it took.
+        seconds: that it took.
+        attempts: likewise.
     """
     if is_web_page(content):
         return UnusableAnswer("web_page", "a web page instead of JSON")

@@ -67,6 +67,7 @@ class Course:
     seconds: float = 0.0
 
     async def rest(self, seconds: float) -> None:
+        """Waits, and counts that."""
         await asyncio.sleep(seconds)
         self.seconds += seconds
 

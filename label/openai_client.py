@@ -1,7 +1,7 @@
 """Any endpoint that speaks OpenAI's chat completions: OpenAI, vLLM, Ollama, llama.cpp, gateways.
 
-How it is sent, and sent again, is `endpoint_client.py`'s. Left out: streaming, tools, and everything
-but chat completions.
+How it is sent, and sent again, is `endpoint_client.py`'s. Left out: streaming, tools, and all but
+chat completions.
 """
 
 from __future__ import annotations

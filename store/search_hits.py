@@ -1,4 +1,4 @@
-"""Features found by what their labels say: filtered, ranked by text and by meaning, brought together.
+"""Features found by what their labels say: filtered, ranked by text and meaning, brought together.
 
 The two rankings are fused by reciprocal rank (Cormack, Clarke & Büttcher, Reciprocal Rank Fusion
 outperforms Condorcet and individual Rank Learning Methods, SIGIR 2009): BM25 and cosines have no
