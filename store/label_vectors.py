@@ -109,6 +109,12 @@ _COMPARE_ALL = f"""
 """
 
 
+# What a vector is made of: what a label says, and why. That of the token lookup only gives figures
+# for the tokens that its label names.
+_SAID = """
+    CASE WHEN f.explainer = 'token_lookup' OR l.explanation IS NULL OR l.explanation = f.text
+        THEN f.text ELSE f.text || chr(10) || l.explanation END
+"""
 _LACKING = """
     FROM current_features f JOIN labels l USING (label_id)
     ANTI JOIN (FROM embeddings WHERE model = $model) e USING (label_id)
@@ -142,16 +148,11 @@ def read_lacking(
         after: the place in `current_features` after which they stand; -1 for the first.
     """
     rows = connection.execute(
-        f"SELECT f.place, label_id, f.text, l.explanation {_LACKING} WHERE f.place > $after "
+        f"SELECT f.place, label_id, {_SAID} {_LACKING} WHERE f.place > $after "
         f"ORDER BY f.place LIMIT {n}",
         {"model": model, "after": after},
     ).fetchall()
-    return [LabelText(place, label_id, text_to_embed(*said)) for place, label_id, *said in rows]
-
-
-def text_to_embed(text: str, explanation: str | None) -> str:
-    """What a label's vector is made of: what it says, and why."""
-    return text if not explanation or explanation == text else f"{text}\n{explanation}"
+    return [LabelText(*row) for row in rows]
 
 
 def write_vectors(

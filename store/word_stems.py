@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 
 # English words that say nothing of what a text is about.
-STOP_WORDS = frozenset(
-    (
-        "a an and are as at be but by for from has have in is it its of on or that the their this "
-        "to was were which with"
-    ).split(" ")  # noqa: SIM905 - as a list it would take thirty lines
-)
+STOP_WORDS = frozenset({
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "from", "has", "have",
+    "in", "is", "it", "its", "of", "on", "or", "that", "the", "their", "this", "to", "was",
+    "were", "which", "with",
+})  # fmt: skip
 
 _VOWEL = "(?:[aeiou]|(?<=[^aeiou])y)"
 _CONSONANT = "(?:[^aeiouy]|(?<![^aeiou])y)"
