@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,12 @@ from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
 from ..store.current_features import refresh_current_features
 from ..store.database import open_work
-from ..store.errors import AllowanceSpent, RequestGivenUp, ScopenoteError, UserMistake
+from ..store.errors import AllowanceSpent, ModelError, RequestGivenUp, ScopenoteError, UserMistake
 from ..store.label_vectors import (
     STAGE,
     LabelText,
     count_lacking,
+    count_vectors,
     read_lacking,
     write_vectors,
 )
@@ -33,8 +34,8 @@ from .reports import StageReport
 
 if TYPE_CHECKING:
     import duckdb
-    import numpy as np
-    from jaxtyping import Float32
+
+    from .embedders import Vector
 
 COMMAND = "search --embed"
 # Labels that are absorbed at once, and those of a part.
@@ -43,9 +44,10 @@ _AT_ONCE, _IN_PART = 8192, 1024
 
 @dataclass(slots=True)
 class _Done:
-    """What came of the labels so far."""
+    """What came of the labels so far; all vectors of a model have the same number of dimensions."""
 
     n: int = 0
+    dimensions: int | None = None
     failures: Counter[str] = field(default_factory=Counter)
     ended_by: ScopenoteError | None = None
 
@@ -66,7 +68,7 @@ def embed_labels(config: Config, folder: RunFolder, progress: Progress) -> Stage
         embedder = _embedder(config, folder, run, work)
         n_lacking = count_lacking(work, embedder.model)
         n_labels = _count_labels(work)
-        done = _Done()
+        done = _Done(dimensions=_dimensions(work, embedder.model))
         with progress.stage("embed", n_lacking, "labels") as stage:
             for round_ in _rounds(work, embedder.model):
                 _embed_round(round_, embedder, folder, done, stage)
@@ -122,6 +124,25 @@ def _rounds(work: duckdb.DuckDBPyConnection, model: str) -> Iterator[list[LabelT
         after = round_[-1].place
 
 
+def _dimensions(work: duckdb.DuckDBPyConnection, model: str) -> int | None:
+    return next((each.dimensions for each in count_vectors(work) if each.model == model), None)
+
+
+def _require_dimensions(model: str, came: Iterable[Vector | ScopenoteError], done: _Done) -> None:
+    for vector in came:
+        if isinstance(vector, ScopenoteError):
+            continue
+        done.dimensions = done.dimensions or len(vector)
+        if len(vector) != done.dimensions:
+            raise ModelError(
+                "The model makes vectors of another kind than the labels have.",
+                where=model,
+                found=f"{len(vector):,} numbers",
+                expected=f"{done.dimensions:,}, as of the labels that have one",
+                mend="name another model under `[search]`, or the endpoint that it was",
+            )
+
+
 def _embed_round(
     labels: Sequence[LabelText], embedder: Embedder, folder: RunFolder, done: _Done, stage: Stage
 ) -> None:
@@ -131,7 +152,8 @@ def _embed_round(
         # Many features are said to do the same, and that is paid for once.
         texts = list(dict.fromkeys(label.text for label in piece))
         came = dict(zip(texts, embedder.embed(texts), strict=True))
-        vectors: dict[str, Float32[np.ndarray, " D"]] = {}
+        _require_dimensions(embedder.model, came.values(), done)
+        vectors: dict[str, Vector] = {}
         for label in piece:
             vector = came[label.text]
             if not isinstance(vector, ScopenoteError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32
 
+    Vector = Float32[np.ndarray, " D"]
     from ..label.embedding_client import EmbeddingClient, EmbeddingReply, EmbeddingRequest
     from ..label.sentence_model import SentenceModel
     from ..store.journal import Journal
@@ -34,7 +35,7 @@ class Embedder(Protocol):
     def model(self) -> str:
         """How its vectors are marked."""
 
-    def embed(self, texts: Sequence[str]) -> list[Float32[np.ndarray, " D"] | ScopenoteError]:
+    def embed(self, texts: Sequence[str]) -> list[Vector | ScopenoteError]:
         """A vector of length 1 for each text, or why there is none."""
 
 
@@ -56,7 +57,7 @@ class LocalEmbedder:
 
         return load_sentence_model(self.folder, self.device)
 
-    def embed(self, texts: Sequence[str]) -> list[Float32[np.ndarray, " D"] | ScopenoteError]:
+    def embed(self, texts: Sequence[str]) -> list[Vector | ScopenoteError]:
         """A vector of length 1 for each text.
 
         Raises:
@@ -89,7 +90,7 @@ class EndpointEmbedder:
         assert self.settings.model is not None, "made where one is named"
         return self.settings.model
 
-    def embed(self, texts: Sequence[str]) -> list[Float32[np.ndarray, " D"] | ScopenoteError]:
+    def embed(self, texts: Sequence[str]) -> list[Vector | ScopenoteError]:
         """A vector of length 1 for each text, or what the call ended with that it was in.
 
         Raises:
@@ -97,9 +98,7 @@ class EndpointEmbedder:
         """
         return asyncio.run(self._embed(texts))
 
-    async def _embed(
-        self, texts: Sequence[str]
-    ) -> list[Float32[np.ndarray, " D"] | ScopenoteError]:
+    async def _embed(self, texts: Sequence[str]) -> list[Vector | ScopenoteError]:
         from ..label.embedding_client import EmbeddingRequest
         from ..store.journal import Journal
 
@@ -110,7 +109,7 @@ class EndpointEmbedder:
                 answers = await asyncio.gather(
                     *(self._ask(request, client, journal) for request in requests)
                 )
-        found: list[Float32[np.ndarray, " D"] | ScopenoteError] = []
+        found: list[Vector | ScopenoteError] = []
         for piece, answer in zip(pieces, answers, strict=True):
             found += [answer] * len(piece) if isinstance(answer, ScopenoteError) else [*answer]
         return found

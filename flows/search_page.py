@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from ..store.feature_list import FeatureRow
@@ -76,13 +75,16 @@ def _more(family: tuple[FoundFeature, ...]) -> str:
 
 
 def _remarks(report: SearchReport, run: Path) -> Iterator[RenderableType]:
-    words = "have a word of it" if report.match is TextMatch.WORDS else "contain it"
+    words = "with a word of it" if report.match is TextMatch.WORDS else "that contain it"
     yield Text(f"{report.n_text:,} of {report.n_chosen:,} labels {words}", style="dim")
     if report.why_text_alone:
         yield Text(f"By text alone: {visible(report.why_text_alone)}", style="dim")
     elif report.model:
         yield Text(f"Meaning by {visible(report.model)}", style="dim")
         if report.n_without_vector:
+            n = report.n_without_vector
+            lacking = f"{n:,} label{' has' if n == 1 else 's have'} no vector yet"
             command = f"{program()} search {shlex.quote(str(run))} --embed"
-            yield Text(f"{report.n_without_vector:,} labels have no vector yet", style="yellow")
-            yield Padding(Text(command, style="cyan", no_wrap=True), (0, 0, 0, 2))
+            yield Text(lacking, style="yellow")
+            # Never wrapped or cropped: it is there to be copied.
+            yield Text(f"  {command}", style="cyan", no_wrap=True, overflow="ignore")
