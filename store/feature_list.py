@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -266,6 +266,32 @@ def count_queues(connection: duckdb.DuckDBPyConnection) -> dict[Queue, int]:
     counts = ", ".join(f"count(*) FILTER ({where})" for where, _ in _QUEUES.values())
     ((*found,),) = connection.execute(f"SELECT {counts} FROM current_features").fetchall()
     return dict(zip(_QUEUES, found, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenLabels:
+    """The labels in force that filters let through, as a query of its own.
+
+    Attributes:
+        sql: gives `place`, `label_id` and `score`.
+        parameters: of that query.
+    """
+
+    sql: str
+    parameters: Mapping[str, Any]
+
+    @classmethod
+    def by(cls, filters: FeatureQuery) -> ChosenLabels:
+        """Those of these features; what lists are searched for and sorted by does not count."""
+        where, parameters = conditions(replace(filters, text=""))
+        rows = f"FROM current_features WHERE label_id IS NOT NULL AND {where}"
+        return cls(f"SELECT place, label_id, score {rows}", parameters)
+
+    def count(self, connection: duckdb.DuckDBPyConnection) -> int:
+        """How many they are."""
+        query = f"SELECT count(*) FROM ({self.sql})"
+        ((n,),) = connection.execute(query, dict(self.parameters)).fetchall()
+        return int(n)
 
 
 def conditions(query: FeatureQuery) -> tuple[str, dict[str, Any]]:

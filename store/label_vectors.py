@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from .feature_list import ChosenLabels
 from .parts import write_part
 from .records import content_hash
 
@@ -69,20 +70,24 @@ def count_vectors(connection: duckdb.DuckDBPyConnection) -> list[VectorCount]:
 
 
 def rank_by_meaning(
-    connection: duckdb.DuckDBPyConnection, vector: QueryVector, depth: int
+    connection: duckdb.DuckDBPyConnection,
+    vector: QueryVector,
+    depth: int,
+    chosen: ChosenLabels,
 ) -> MeaningRanking:
-    """The labels nearest to a query among those in the table `chosen`.
+    """The labels nearest to a query.
 
     Args:
-        connection: with a table `chosen` of `place` and `label_id`.
+        connection: to a published database.
         vector: the query's, of as many numbers as those of labels.
         depth: how many, at most.
+        chosen: the labels to be compared.
     """
-    ((n_chosen, n_vectors),) = connection.execute(
-        "SELECT (SELECT count(*) FROM chosen), count(*) FROM embeddings WHERE model = $model",
-        {"model": vector.model},
+    ((n_vectors,),) = connection.execute(
+        "SELECT count(*) FROM embeddings WHERE model = $model", {"model": vector.model}
     ).fetchall()
-    compared = _COMPARE_FEW if n_chosen * _FEW < n_vectors else _COMPARE_ALL
+    is_few = chosen.count(connection) * _FEW < n_vectors
+    compared = (_COMPARE_FEW if is_few else _COMPARE_ALL).format(chosen=chosen.sql)
     rows = connection.execute(
         f"""
         WITH compared AS MATERIALIZED ({compared}),
@@ -90,7 +95,7 @@ def rank_by_meaning(
         SELECT place, cosine, n FROM compared, counted
         ORDER BY cosine DESC, place LIMIT {depth}
         """,
-        {"model": vector.model, "vector": list(vector.values)},
+        {"model": vector.model, "vector": list(vector.values), **chosen.parameters},
     ).fetchall()
     places = tuple((place, cosine) for place, cosine, _ in rows)
     return MeaningRanking(places, rows[0][2] if rows else 0)
@@ -99,13 +104,14 @@ def rank_by_meaning(
 # A join of a million rows with their vectors takes twice as long as one of their cosines.
 _COSINE = "list_inner_product(vector, $vector::FLOAT[]) AS cosine"
 _COMPARE_FEW = f"""
-    SELECT place, {_COSINE} FROM (FROM embeddings WHERE model = $model) JOIN chosen USING (label_id)
+    SELECT place, {_COSINE} FROM (FROM embeddings WHERE model = $model)
+    JOIN ({{chosen}}) USING (label_id)
 """
 _COMPARE_ALL = f"""
     WITH cosines AS MATERIALIZED (
         SELECT label_id, {_COSINE} FROM embeddings WHERE model = $model
     )
-    SELECT place, cosine FROM cosines JOIN chosen USING (label_id)
+    SELECT place, cosine FROM cosines JOIN ({{chosen}}) USING (label_id)
 """
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import UserMistake
-from .feature_list import FeatureQuery, conditions
+from .feature_list import ChosenLabels, FeatureQuery
 from .label_vectors import QueryVector, rank_by_meaning
 from .text_ranking import TextMatch, text_ranking
 
@@ -77,18 +77,13 @@ def search_labels(
         filters: which features; their `text` and order do not count.
         vector: the text's, to be compared with those of labels; without, text alone ranks.
     """
-    where, parameters = conditions(filters)
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE chosen AS SELECT place, label_id, score "
-        f"FROM current_features WHERE label_id IS NOT NULL AND {where}",
-        parameters,
-    )
-    ((n_chosen,),) = connection.execute("SELECT count(*) FROM chosen").fetchall()
-    match, by_text, n_text = _rank_by_text(connection, text)
+    chosen = ChosenLabels.by(filters)
+    n_chosen = chosen.count(connection)
+    match, by_text, n_text = _rank_by_text(connection, text, chosen)
     by_meaning: Sequence[tuple[int, float]] = ()
     n_without = None
     if vector is not None:
-        ranked = rank_by_meaning(connection, vector, DEPTH)
+        ranked = rank_by_meaning(connection, vector, DEPTH, chosen)
         by_meaning, n_without = ranked.places, n_chosen - ranked.n_compared
     return Found(fuse(by_text, by_meaning), match, n_text, n_chosen, n_without)
 
@@ -124,19 +119,19 @@ def require_filters(connection: duckdb.DuckDBPyConnection, filters: FeatureQuery
 
 
 def _rank_by_text(
-    connection: duckdb.DuckDBPyConnection, text: str
+    connection: duckdb.DuckDBPyConnection, text: str, chosen: ChosenLabels
 ) -> tuple[TextMatch, list[int], int]:
     ranking = text_ranking(connection, text)
     rows = connection.execute(
         f"""
         WITH ranked AS MATERIALIZED (
-            SELECT place, relevance, score FROM ({ranking.sql}) JOIN chosen USING (place)
+            SELECT place, relevance, score FROM ({ranking.sql}) JOIN ({chosen.sql}) USING (place)
         ),
         counted AS (SELECT count(*) AS n FROM ranked)
         SELECT place, n FROM ranked, counted
         ORDER BY relevance DESC, score DESC NULLS LAST, place LIMIT {DEPTH}
         """,
-        dict(ranking.parameters),
+        {**ranking.parameters, **chosen.parameters},
     ).fetchall()
     return ranking.match, [place for place, _ in rows], rows[0][1] if rows else 0
 
