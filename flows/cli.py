@@ -23,6 +23,7 @@ from .match_command import match
 from .model_commands import BudgetUsd, agree_on_cost, estimate, in_usd, replay
 from .past_runs import runs
 from .schedule_command import schedule
+from .search_command import search
 from .serve_command import serve
 from .stage_commands import RunnerName, run_shard, run_stage, run_whole_job
 from .steer_command import steer
@@ -311,6 +312,7 @@ def show(
         print_page(render_feature(page))
 
 
+app.command()(search)
 app.command()(inspect)
 app.command()(steer)
 app.command()(match)

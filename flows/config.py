@@ -30,6 +30,7 @@ from .config_text import explain_problems, problem, toml_lines
 from .explain_settings import ChatSection, ExplainSection
 from .runner_settings import RunnerSection
 from .score_settings import ScoreSection
+from .search_settings import SearchSection
 
 TOY = "toy"
 CHUNK_DOCUMENTS = 256
@@ -158,6 +159,7 @@ class Config(Section):
     collect: CollectSection = CollectSection()
     explain: ExplainSection = ExplainSection()
     score: ScoreSection = ScoreSection()
+    search: SearchSection = SearchSection()
     budget: BudgetSection = BudgetSection()
     alerts: AlertSection = AlertSection()
     runner: RunnerSection = RunnerSection()
@@ -298,6 +300,7 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         corpus_path = in_folder(corpus_path)
     writer = config.explain.chat.located(resolve, in_folder)
     judge = config.score.chat.located(resolve, in_folder)
+    search = config.search.located(resolve, in_folder)
     entries = tuple(
         entry.model_copy(update={"path": resolve(entry.path)}) for entry in config.saes.paths
     )
@@ -311,5 +314,6 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
             "corpus": config.corpus.model_copy(update={"path": corpus_path}),
             "explain": config.explain.model_copy(update={"chat": writer}),
             "score": config.score.model_copy(update={"chat": judge}),
+            "search": search,
         }
     )

@@ -84,7 +84,8 @@ class EndpointSection(Section):
 
             assert self.model is not None, "the configuration was validated"
             return LocalClient(self.model, self.device, self.concurrency)
-        from ..label.openai_client import OpenAIClient, Patience
+        from ..label.endpoint_client import Patience
+        from ..label.openai_client import OpenAIClient
 
         patience = Patience(attempt_seconds=self.timeout_seconds)
         return OpenAIClient(self.base_url, self._limits(n_clients), patience)

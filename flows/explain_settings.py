@@ -42,7 +42,7 @@ class ChatSection(EndpointSection):
     def batch_client(self, base_url: str | None = None) -> BatchClient:
         """The client of the endpoint's batches, or of another endpoint's."""
         from ..label.batch_client import BatchClient
-        from ..label.openai_client import Patience
+        from ..label.endpoint_client import Patience
 
         patience = Patience(attempt_seconds=self.timeout_seconds)
         return BatchClient(base_url or self.base_url, patience)

@@ -1,7 +1,7 @@
 """OpenAI's Batch API: files of requests go out, and files of results come back within a day.
 
 One thread, one thing at a time: a night's work is a few files. HTTP is the `openai` package's with
-its own retries off, as in `openai_client.py`. Files are streamed both ways. Left out: what stands
+its own retries off, as in `endpoint_client.py`. Files are streamed both ways. Left out: what stands
 in the lines (`batch_lines.py`), and the record of batches (`store/batch_record.py`).
 """
 
@@ -23,6 +23,7 @@ from ..store.errors import EndpointRefuses
 from .batch_lines import ENDPOINT
 from .completion import is_web_page
 from .endpoint_access import ApiKey, endpoint_address
+from .endpoint_client import Patience
 from .endpoint_trouble import (
     Trouble,
     described,
@@ -30,7 +31,6 @@ from .endpoint_trouble import (
     refusal_by_status,
     refusal_of_all,
 )
-from .openai_client import Patience
 from .provider_batch import BatchAnswer, BatchListAnswer, FileAnswer, ProviderBatch
 
 # What a batch carries, so that it is found again by who died before learning what it is called.

@@ -19,8 +19,8 @@ from ..store.request_files import RequestIndex
 from .batch_lines import read_result
 from .call_records import CallRecords
 from .chat import ChatReply
+from .endpoint_client import HOPELESS
 from .endpoint_trouble import Trouble, described, refusal_of_all
-from .openai_client import HOPELESS
 from .recorded_client import Tally
 from .request_body import missing_feature, request_body
 

@@ -1,7 +1,7 @@
 """How many calls are made at once and per minute, and less of everything where that is too much.
 
 One object serves all calls to an endpoint in a process. Waiting is by a monotonic clock: a wall
-clock that jumps changes nothing. Left out: whether a call is sent again (`openai_client.py`).
+clock that jumps changes nothing. Left out: whether a call is sent again (`endpoint_client.py`).
 """
 
 from __future__ import annotations

@@ -50,13 +50,13 @@ class CallRecords:
         if self.kept_logprobs is not None:
             content["logprobs"] = self.kept_logprobs(reply)
         used = (reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens)
-        return self._call(request, content, None, used, reply.seconds, reply.attempts)
+        return self.call(request, content, None, used, reply.seconds, reply.attempts)
 
     def failure(self, request: RecordedRequest, error: RequestGivenUp) -> Call:
         """The call to which no reply came that can be used."""
         words = f"{error.reason}{_AFTER_REASON}{error.found or error.what}"
         used = (error.prompt_tokens, error.cached_tokens, error.completion_tokens)
-        return self._call(request, None, words, used, error.seconds, error.attempts)
+        return self.call(request, None, words, used, error.seconds, error.attempts)
 
     def most_usd(self, request: RecordedRequest) -> Decimal:
         """Dollars that a request cannot exceed.
@@ -70,7 +70,7 @@ class CallRecords:
         price = self.prices[request.model]
         return price.most(n_bytes, request.request["max_tokens"], self.in_batch)
 
-    def _call(
+    def call(
         self,
         request: RecordedRequest,
         reply: Any,
@@ -79,6 +79,7 @@ class CallRecords:
         seconds: float,
         attempts: int,
     ) -> Call:
+        """The call that something came of; `used`: tokens of the prompt, cached, of the reply."""
         prompt_tokens, cached_tokens, completion_tokens = used
         return Call(
             request_hash=request.request_hash,

@@ -50,16 +50,16 @@ def _believable(count: int | None) -> int | None:
     return count if count is not None and 0 <= count < _TOO_MANY_TOKENS else None
 
 
-_Count = Annotated[int | None, AfterValidator(_believable)]
+TokenCount = Annotated[int | None, AfterValidator(_believable)]
 
 
 class _PromptDetails(_Answered):
-    cached_tokens: _Count = None
+    cached_tokens: TokenCount = None
 
 
 class _Usage(_Answered):
-    prompt_tokens: _Count = None
-    completion_tokens: _Count = None
+    prompt_tokens: TokenCount = None
+    completion_tokens: TokenCount = None
     prompt_tokens_details: _PromptDetails | None = None
 
 

@@ -20,9 +20,9 @@ from jinja2 import TemplateError
 
 from ..store.errors import EndpointRefuses, RequestGivenUp
 from .chat import ChatReply, ChatRequest, Reason
+from .endpoint_client import HOPELESS
 from .generation import Draft, write_replies
 from .local_model import LocalModel, load_local_model
-from .openai_client import HOPELESS
 from .prefix_cache import PrefixCache
 
 # So long a batch that is not full waits for company: nothing beside the seconds that it takes.

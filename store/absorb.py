@@ -228,6 +228,7 @@ _RESULT_TABLES = {
         "simulations": "label_id, simulator, scorer, window_id",
     },
     "rescore": {"scores": _SCORE_KEY},
+    "embed": {"embeddings": "label_id, model"},
     "gold": {"gold_scores": "simulator, item, run_id"},
 }
 

@@ -1,8 +1,8 @@
 """What is known of each feature now, a row each, so that lists of a million are read at once.
 
 `current_features` joins a feature's statistics, its label in force and what its labels were
-scored; `headlines` has every headline on `score` with the feature that it is of. Both follow from
-the other tables, and are made anew whenever a state is published.
+scored; `headlines` has every headline on `score` with the feature that it is of; `label_words` what
+is searched. All follow from the other tables, and are made anew whenever a state is published.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .facts import REVISION, get_meta, set_meta, transaction
+from .label_words import add_label_words, has_label_words
 from .null_ladder import HEADLINES
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ _TABLES = {"current_features": _ROWS, "headlines": f"{HEADLINES} ORDER BY l.sae_
 
 
 def refresh_current_features(connection: duckdb.DuckDBPyConnection, whole: bool = False) -> bool:
-    """Makes both tables say what the others do, where the state is another than they were made of.
+    """Makes these tables say what the others do, where the state is another than they were made of.
 
     Where all that has changed since is noted (`note_touched`), only those features' rows are made
     anew. What compares a label with all others then waits for the next time that all are:
@@ -108,6 +109,8 @@ def refresh_current_features(connection: duckdb.DuckDBPyConnection, whole: bool 
                 for table, rows in _TABLES.items():
                     connection.execute(f"DELETE FROM {table}")
                     connection.execute(f"INSERT INTO {table} BY NAME {rows}")
+                connection.execute("DELETE FROM label_words")
+                add_label_words(connection, "current_features", "labels", "label_words")
                 _set_fact(connection, _WHOLE_OF, state)
                 _note_made(connection, state)
     finally:
@@ -144,6 +147,7 @@ def _make_touched_aside(connection: duckdb.DuckDBPyConnection) -> None:
     ((view,),) = connection.execute(_VIEW, [here]).fetchall()
     _make_touched(connection, f"{_ASIDE}.main", "SELECT DISTINCT * FROM touched_features", view)
     _compare_touched(connection, f"{_ASIDE}.main", f"{here}.main.current_features", "NULL")
+    _add_touched_words(connection, f"{_ASIDE}.main", f"{here}.main")
 
 
 def _renew_touched(connection: duckdb.DuckDBPyConnection) -> None:
@@ -154,6 +158,12 @@ def _renew_touched(connection: duckdb.DuckDBPyConnection) -> None:
             INSERT INTO {table} BY NAME FROM {_ASIDE}.main.{table};
             """
         )
+    connection.execute(
+        f"""
+        DELETE FROM label_words WHERE place IN (SELECT place FROM {_ASIDE}.main.current_features);
+        INSERT INTO label_words FROM {_ASIDE}.main.label_words;
+        """
+    )
 
 
 # The definition of the view, which is made again over a few rows.
@@ -224,6 +234,13 @@ def _compare_touched(
     )
 
 
+def _add_touched_words(connection: duckdb.DuckDBPyConnection, schema: str, published: str) -> None:
+    """Makes the words of a few features in their schema, once their places are known."""
+    words = f"{schema}.label_words"
+    connection.execute(f"CREATE TABLE {words} AS FROM {published}.label_words LIMIT 0")
+    add_label_words(connection, f"{schema}.current_features", f"{schema}.labels", words)
+
+
 def lay_over_features(connection: duckdb.DuckDBPyConnection, own: str, published: str) -> None:
     """Shows what rows laid over `labels` and `votes` make of the features they are about.
 
@@ -252,6 +269,17 @@ def lay_over_features(connection: duckdb.DuckDBPyConnection, own: str, published
         FROM {published}.main.current_features
         ANTI JOIN {own}.touched.keys USING (sae_id, feature)
         UNION ALL BY NAME FROM {own}.touched.current_features;
+        """
+    )
+    if not has_label_words(connection):
+        return
+    _add_touched_words(connection, f"{own}.touched", f"{published}.main")
+    connection.execute(
+        f"""
+        CREATE VIEW {own}.main.label_words AS
+        FROM {published}.main.label_words
+        WHERE place NOT IN (SELECT place FROM {own}.touched.current_features)
+        UNION ALL FROM {own}.touched.label_words;
         """
     )
 

@@ -24,6 +24,7 @@ from .facts import REVISION, get_meta, set_meta, transaction
 from .inbox import InboxFile, read_inbox
 from .inbox_rows import lay_over, use_catalogs
 from .schema import MIGRATIONS, SCHEMA_VERSION
+from .text_ranking import labels_that_match
 from .unit_names import unit_name, unit_number
 
 PUBLISHED = "scopenote.duckdb"
@@ -126,15 +127,12 @@ class Store:
         )
 
     def search(self, text: str) -> duckdb.DuckDBPyRelation:
-        """The labels in force whose text or explanation contains this, best scored first."""
-        return self.connection.sql(
-            """
-            SELECT * FROM current_labels
-            WHERE contains(lower(text), lower($text)) OR contains(lower(explanation), lower($text))
-            ORDER BY score DESC NULLS LAST, sae_id, feature
-            """,
-            params={"text": text},
-        )
+        """The labels in force whose text or explanation matches, best match first.
+
+        By words in any order and however they end, as `text_ranking` says; `scopenote search` also
+        ranks by meaning.
+        """
+        return labels_that_match(self.connection, text)
 
     def sql(self, query: str, **params: Any) -> duckdb.DuckDBPyRelation:
         """Any query over the tables of the contract."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -209,19 +209,27 @@ def read_feature_list(connection: duckdb.DuckDBPyConnection, query: FeatureQuery
         f"SELECT count(*) FROM current_features WHERE {where}", parameters
     ).fetchall()
     n_pages = max(1, -(-n // PAGE_SIZE))
-    columns = ", ".join(field.name for field in fields(FeatureRow))
     # First which, then what: sorted with all their columns, a million rows take ten times as long.
     places = connection.execute(
         f"SELECT place FROM current_features WHERE {where} "
         f"ORDER BY {_order_by(query)} LIMIT {PAGE_SIZE} OFFSET {PAGE_SIZE * (query.page - 1)}",
         parameters,
     ).fetchall()
+    found = read_rows_at(connection, [place for (place,) in places])
+    return FeatureList(query, n, n_pages, tuple(found.values()))
+
+
+def read_rows_at(
+    connection: duckdb.DuckDBPyConnection, places: Sequence[int]
+) -> dict[int, FeatureRow]:
+    """Features by their places in `current_features`, in the order of these."""
+    columns = ", ".join(field.name for field in fields(FeatureRow))
     found = connection.execute(
         f"SELECT place, {columns} FROM current_features WHERE place IN (SELECT unnest($places))",
-        {"places": [place for (place,) in places]},
+        {"places": list(places)},
     ).fetchall()
     rows = {place: FeatureRow(*row) for place, *row in found}
-    return FeatureList(query, n, n_pages, tuple(rows[place] for (place,) in places))
+    return {place: rows[place] for place in places}
 
 
 def read_feature_row(
@@ -258,6 +266,32 @@ def count_queues(connection: duckdb.DuckDBPyConnection) -> dict[Queue, int]:
     counts = ", ".join(f"count(*) FILTER ({where})" for where, _ in _QUEUES.values())
     ((*found,),) = connection.execute(f"SELECT {counts} FROM current_features").fetchall()
     return dict(zip(_QUEUES, found, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenLabels:
+    """The labels in force that filters let through, as a query of its own.
+
+    Attributes:
+        sql: gives `place`, `label_id` and `score`.
+        parameters: of that query.
+    """
+
+    sql: str
+    parameters: Mapping[str, Any]
+
+    @classmethod
+    def by(cls, filters: FeatureQuery) -> ChosenLabels:
+        """Those of these features; what lists are searched for and sorted by does not count."""
+        where, parameters = conditions(replace(filters, text=""))
+        rows = f"FROM current_features WHERE label_id IS NOT NULL AND {where}"
+        return cls(f"SELECT place, label_id, score {rows}", parameters)
+
+    def count(self, connection: duckdb.DuckDBPyConnection) -> int:
+        """How many they are."""
+        query = f"SELECT count(*) FROM ({self.sql})"
+        ((n,),) = connection.execute(query, dict(self.parameters)).fetchall()
+        return int(n)
 
 
 def conditions(query: FeatureQuery) -> tuple[str, dict[str, Any]]:

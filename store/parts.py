@@ -36,7 +36,7 @@ class Part:
     Attributes:
         part_id: its name, unique by content.
         stage: `collect`, `merged`, `neurons`, `explain`, `score`, `rescore`,
-            `gold` or an effect's kind.
+            `gold`, `embed` or an effect's kind.
         folder: where its files are.
         manifest: what the writer said of it; `identity` decides what it may be combined with.
     """

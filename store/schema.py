@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from .first_tables import FIRST_TABLES
 from .label_in_force import LABEL_IN_FORCE
+from .label_words import LABEL_WORDS
 
 
 class Migration(NamedTuple):
@@ -381,6 +382,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         ALTER TABLE saes ADD COLUMN mean_vector DOUBLE[];
         """,
     ),
+    Migration("the words of labels, to be searched", LABEL_WORDS),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

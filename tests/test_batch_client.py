@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from scopenote.label.batch_client import BatchClient, BatchRefused
-from scopenote.label.openai_client import Patience
+from scopenote.label.endpoint_client import Patience
 from scopenote.label.provider_batch import ProviderBatch
 from scopenote.store.errors import ConfigurationError, EndpointRefuses
 

@@ -16,7 +16,7 @@ import pytest
 from scopenote.label.batch_results import MOST_ROUNDS, BatchResults, Leftover
 from scopenote.label.call_records import CallRecords, reason_of, to_record
 from scopenote.label.chat import ChatRequest, Message
-from scopenote.label.openai_client import HOPELESS
+from scopenote.label.endpoint_client import HOPELESS
 from scopenote.label.pricing import Price
 from scopenote.label.recorded_client import Tally
 from scopenote.store.calls import absorb_journals, find_calls, spent

@@ -31,6 +31,7 @@ COMMANDS = (
     "score",
     "status",
     "show",
+    "search",
     "inspect",
     "steer",
     "match",

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from scopenote.label.chat import ChatReply, ChatRequest, Message
+from scopenote.label.endpoint_client import HOPELESS
 from scopenote.label.local_client import LocalClient
-from scopenote.label.openai_client import HOPELESS
 from scopenote.label.prefix_cache import N_KEPT
 from scopenote.store.errors import EndpointRefuses, RequestGivenUp
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from scopenote.label.call_limits import CallLimits
 from scopenote.label.chat import ChatReply, ChatRequest, Message, TokenLogprob
-from scopenote.label.openai_client import HOPELESS, OpenAIClient, Patience
+from scopenote.label.endpoint_client import HOPELESS, Patience
+from scopenote.label.openai_client import OpenAIClient
 from scopenote.store.errors import ConfigurationError, EndpointRefuses, RequestGivenUp
 
 from .fake_openai import (

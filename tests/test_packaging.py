@@ -49,7 +49,7 @@ def declared(*extras: str) -> dict[str, Requirement]:
 
 
 # Extras that add to what can be done; without them the rooms say what to install.
-OPTIONAL = ("sae-lens", "s3", "dask")
+OPTIONAL = ("sae-lens", "s3", "dask", "search")
 
 
 def third_party_imports(files: Iterable[Path]) -> dict[str, str]:

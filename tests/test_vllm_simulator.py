@@ -26,8 +26,9 @@ from scopenote.evaluate.vllm_simulator import (
 from scopenote.label.call_limits import CallLimits
 from scopenote.label.call_records import CallRecords, to_record
 from scopenote.label.chat import ChatReply, ChatRequest, Message, TokenLogprob
+from scopenote.label.endpoint_client import HOPELESS, Patience
 from scopenote.label.labelling import NO_REPLY
-from scopenote.label.openai_client import HOPELESS, OpenAIClient, Patience
+from scopenote.label.openai_client import OpenAIClient
 from scopenote.store.errors import EndpointRefuses, RequestGivenUp
 from scopenote.store.records import Call, Label, Windows
 
