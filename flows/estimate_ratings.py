@@ -106,7 +106,7 @@ def estimate_ratings(
     Returns:
         A row for each way of asking.
     """
-    asked = [kind for kind in settings.judges if kind != "local"]
+    asked = settings.asked_judges
     if not asked:
         return ()
     sample = _sample(store, "score")

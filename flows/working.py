@@ -31,6 +31,7 @@ _MAY_CHANGE = (
     "explain.",
     "score.simulators",
     "score.chat.",
+    "score.intervention.",
     "corpus.max_tokens",
     "collect.parts_url",
     "corpus.max_bad_share",
