@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from ..extract.steered_outputs import SteeredOutputs
 
 
+PROMPT_TOKENS, WRITTEN_TOKENS = 16, 12
+"""Tokens of text that the model goes on from, and that it writes, at most."""
+N_PROMOTED = 10
+"""Tokens that are named as those that rise most."""
+N_SHOWN = 3
+"""Continuations that a judge is shown of a feature."""
+
 NO_TOKEN = "no word of the label is a single token of the model"
 NO_OTHER = "the SAE has no other feature that fires, to compare with"
 
@@ -148,10 +155,6 @@ def with_value(filled: Score, value: float, low: float, high: float) -> Score:
 def shown_prompts(trial: int, n_prompts: int, n: int) -> list[int]:
     """After which prompts is shown what was written: n of them, others in each trial."""
     return [(trial * n + place) % n_prompts for place in range(min(n, n_prompts))]
-
-
-N_SHOWN = 3
-"""Continuations that a judge is shown of a feature."""
 
 
 def _rival(place: int, other: SteeredOutputs) -> dict[str, object]:

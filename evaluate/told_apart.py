@@ -23,7 +23,7 @@ from ..store.records import Label, Score, content_hash
 from ..store.steered_scores import INTERVENTION
 from .chance import above_chance
 from .exam_figures import count_failures, failed_rows, unanswered
-from .intervention import N_SHOWN, shown_prompts, with_value
+from .intervention import N_PROMOTED, N_SHOWN, WRITTEN_TOKENS, shown_prompts, with_value
 from .window_questions import Answer, Asker, Question, compose_messages, show_label
 
 METRIC = "told_apart"
@@ -90,6 +90,14 @@ def question_about(text: str, groups: Sequence[Mapping[str, Any]]) -> Question:
         shown += "".join(f"written: …{_on_one_line(text)}…\n" for text in group["written"])
     messages: tuple[Message, ...] = compose_messages(PROMPT, shown + line("end of groups"))
     return Question(messages, 1, _DIGITS, about="questions")
+
+
+def usual_question(text: str) -> Question:
+    """A question about a label with as many outputs as there are, of words of no meaning."""
+    written = " something" * WRITTEN_TOKENS
+    return question_about(
+        text, [{"promoted": [" something"] * N_PROMOTED, "written": [written] * N_SHOWN}] * N_GROUPS
+    )
 
 
 def _groups(outputs: Mapping[str, Any], trial: int) -> list[Mapping[str, Any]]:

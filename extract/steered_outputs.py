@@ -32,11 +32,6 @@ from .saes import Sae
 from .sites import Site
 from .splicing import Change, changed_site
 
-PROMPT_TOKENS = 16
-"""Of the text that the model goes on from, at most."""
-WRITTEN_TOKENS = 12
-N_PROMOTED = 10
-
 NO_DIRECTION = "the feature's decoder row is zero"
 NO_NUMBERS = "the model gives no numbers any more when it is steered so strongly"
 
@@ -69,6 +64,8 @@ class SteeringBench:
         prompts: BOS and text in each row.
         norm: of what is added.
         seed: of the draws; the same for all features, so that what differs comes of the feature.
+        n_promoted: how many tokens are named that rise most.
+        n_written: tokens that are written after each prompt, at most.
     """
 
     model: SubjectModel
@@ -76,6 +73,8 @@ class SteeringBench:
     prompts: Int[torch.Tensor, "P S"]
     norm: float
     seed: int
+    n_promoted: int
+    n_written: int
 
     @classmethod
     def of(
@@ -85,6 +84,8 @@ class SteeringBench:
         texts: Sequence[Sequence[int]],
         strength: float,
         seed: int,
+        n_promoted: int,
+        n_written: int,
     ) -> SteeringBench:
         """Puts the SAE on the model's device and measures how long the site's vectors are.
 
@@ -94,6 +95,8 @@ class SteeringBench:
             texts: token ids without BOS, equally many in each.
             strength: of what is added, as a share of the root mean square of the vectors' lengths.
             seed: of the draws.
+            n_promoted: how many tokens are named that rise most.
+            n_written: tokens that are written after each prompt, at most.
 
         Raises:
             ModelError: the unembedding is not loaded, or the device has no room.
@@ -110,7 +113,8 @@ class SteeringBench:
         prompts = torch.tensor([[bos, *text] for text in texts], device=model.device)
         try:
             norm = strength * site_norm(model, sae.target, prompts)
-            return cls(model, sae.to(model.device), prompts, norm, seed)
+            on_device = sae.to(model.device)
+            return cls(model, on_device, prompts, norm, seed, n_promoted, n_written)
         except torch.OutOfMemoryError as error:
             raise out_of_memory(model, [sae], prompts.numel()) from error
 
@@ -157,7 +161,7 @@ def steered_outputs(bench: SteeringBench, feature: int) -> SteeredOutputs | str:
     changes = (steered - bench.unsteered).mean(0)
     texts = changes.clone()
     texts[bench.is_special] = -torch.inf
-    promoted = texts.topk(min(N_PROMOTED, len(texts))).indices.tolist()
+    promoted = texts.topk(min(bench.n_promoted, len(texts))).indices.tolist()
     return SteeredOutputs(
         feature=feature,
         changes=changes.cpu().numpy(),
@@ -207,7 +211,7 @@ def _write_on(bench: SteeringBench, first: Float[torch.Tensor, "P V"]) -> list[l
     """What is written after each prompt; a special token ends it and is not written."""
     draw = torch.Generator().manual_seed(bench.seed)
     ends, token_ids, logprobs = frozenset(bench.is_special), bench.prompts, first
-    for n in range(WRITTEN_TOKENS):
+    for n in range(bench.n_written):
         if n:
             logprobs = _next_logprobs(bench.model, token_ids)
         # On the CPU, where draws are the same on every device.

@@ -14,7 +14,14 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from ..evaluate.intervention import SteeringTerms, Vocabulary, score_promoted
+from ..evaluate.intervention import (
+    N_PROMOTED,
+    PROMPT_TOKENS,
+    WRITTEN_TOKENS,
+    SteeringTerms,
+    Vocabulary,
+    score_promoted,
+)
 from ..store.database import Store, open_store
 from ..store.errors import StoreError
 from ..store.labels import read_labels_by_id
@@ -157,8 +164,6 @@ def steer_batch(label_ids: Sequence[str], work: SteerWork) -> list[Score]:
 
 
 def _prompts(store: Store, config: Config) -> list[PromptWindow]:
-    from ..extract.steered_outputs import PROMPT_TOKENS
-
     found = prompt_windows(store.connection, config.score.intervention.prompts, PROMPT_TOKENS)
     if not found:
         raise StoreError(
@@ -184,7 +189,9 @@ def _work(
     score, settings = config.score, config.score.intervention
     sae = load_collected_sae(collected, config, folder, model)
     texts = [prompt.token_ids for prompt in prompts]
-    bench = SteeringBench.of(model, sae, texts, settings.strength, score.seed)
+    bench = SteeringBench.of(
+        model, sae, texts, settings.strength, score.seed, N_PROMOTED, WRITTEN_TOKENS
+    )
     n_drawn = settings.random_features + _SPARE
     return SteerWork(
         bench=bench,

@@ -19,6 +19,11 @@ INTERVENTION = "intervention"
 """Their scorer."""
 PROMOTED = "promoted_tokens"
 
+_DRAWN = """
+    SELECT sae_id, feature, label_id FROM current_features WHERE label_id IS NOT NULL
+    ORDER BY md5(sae_id || '/' || feature), sae_id, feature LIMIT $n
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class PromptWindow:
@@ -42,11 +47,8 @@ def labels_to_steer(
         Per SAE, feature and label id.
     """
     rows = connection.execute(
-        """
-        SELECT sae_id, feature, label_id FROM (
-            SELECT sae_id, feature, label_id FROM current_features WHERE label_id IS NOT NULL
-            ORDER BY md5(sae_id || '/' || feature), sae_id, feature LIMIT $n
-        ) ANTI JOIN (
+        f"""
+        SELECT sae_id, feature, label_id FROM ({_DRAWN}) ANTI JOIN (
             SELECT label_id FROM scores WHERE scorer = $scorer AND metric = $metric
         ) USING (label_id)
         ORDER BY ALL
@@ -80,6 +82,28 @@ def labels_to_tell_apart(
         {"scorer": INTERVENTION, "metric": PROMOTED, "judge": judge},
     ).fetchall()
     return _by_sae(rows)
+
+
+def count_to_tell_apart(
+    connection: duckdb.DuckDBPyConnection, n: int, judge: str
+) -> tuple[int, int]:
+    """Of n features drawn as in `labels_to_steer`: how many have a label, and lack a judge's score.
+
+    Args:
+        connection: to any published state of the run.
+        n: how many are drawn.
+        judge: what the judge's scores are stored under.
+    """
+    rows = connection.execute(
+        f"""
+        SELECT count(*), count(*) FILTER (label_id NOT IN (
+            SELECT label_id FROM scores WHERE scorer = $scorer AND simulator = $judge
+        )) FROM ({_DRAWN})
+        """,
+        {"n": n, "scorer": INTERVENTION, "judge": judge},
+    ).fetchall()
+    n_drawn, n_missing = rows[0]
+    return n_drawn, n_missing
 
 
 def read_promoted(
