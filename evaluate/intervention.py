@@ -67,7 +67,6 @@ class SteeringTerms:
         n_prompt_tokens: how many of each.
         strength: of what is added, as a share of how long the site's vectors are.
         norm: of what is added.
-        n_questions: how many a judge may be asked, each with two other features.
         seed: draws the other features and what is written.
         level: the intervals'.
     """
@@ -77,7 +76,6 @@ class SteeringTerms:
     n_prompt_tokens: int
     strength: float
     norm: float
-    n_questions: int
     seed: int
     level: float
 
@@ -117,10 +115,7 @@ def score_promoted(
             "tokens": [vocabulary.token_text(token) for token in tokens],
             "promoted": list(own.promoted),
             "written": list(own.written),
-            "random_features": [other.feature for other in others],
-            "rivals": [_rival(place, other) for place, other in enumerate(others)][
-                : 2 * terms.n_questions
-            ],
+            "rivals": [_rival(place, other) for place, other in enumerate(others)],
         },
     )
     if not others:

@@ -37,7 +37,9 @@ NOTHING_ANSWERED = "no question was answered"
 _DIGITS = tuple(range(1, N_GROUPS + 1))
 
 
-def tell_apart(label: Label, promoted: Score, asker: Asker, seed: int, level: float) -> Score:
+def tell_apart(
+    label: Label, promoted: Score, asker: Asker, n_questions: int, seed: int, level: float
+) -> Score:
     """The row of `told_apart`: how much oftener than by chance the judge is right.
 
     (accuracy - 1/3) / (2/3), groups that the judge holds equally likely sharing the question; the
@@ -47,6 +49,7 @@ def tell_apart(label: Label, promoted: Score, asker: Asker, seed: int, level: fl
         label: what is judged.
         promoted: its row of `promoted_tokens`, whose `design` has the outputs.
         asker: the judge.
+        n_questions: at most so many, as long as there are other features.
         seed: of the order of the groups.
         level: the interval's.
     """
@@ -67,7 +70,7 @@ def tell_apart(label: Label, promoted: Score, asker: Asker, seed: int, level: fl
         return failed_rows(blank, [METRIC], label.reason)[0]
     if "written" not in outputs:
         return failed_rows(blank, [METRIC], promoted.reason or NO_OUTPUT)[0]
-    n_trials = len(outputs["rivals"]) // 2
+    n_trials = min(n_questions, len(outputs["rivals"]) // 2)
     if not n_trials:
         return failed_rows(blank, [METRIC], FEW_OTHERS)[0]
     orders = _orders(label, n_trials, seed)

@@ -204,7 +204,6 @@ def _work(
             n_prompt_tokens=len(texts[0]),
             strength=settings.strength,
             norm=bench.norm,
-            n_questions=settings.questions,
             seed=score.seed,
             level=score.level,
         ),

@@ -196,7 +196,9 @@ def _tell_outputs_apart(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLab
     asker, settings = _asker(batch, work), work.job.settings
     for label in batch.labels:
         promoted = steered[label.label_id]
-        yield ScoredLabel([tell_apart(label, promoted, asker, settings.seed, settings.level)], [])
+        n_questions = settings.intervention.questions
+        told = tell_apart(label, promoted, asker, n_questions, settings.seed, settings.level)
+        yield ScoredLabel([told], [])
 
 
 def _asker(batch: LabelBatch, work: RateWork) -> Asker:

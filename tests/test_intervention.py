@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ LABEL = Label(FEATURE, "lions, that is “lion”", None, "highlighted", "1", ()
 VOCABULARY = Vocabulary(
     lambda text: WORDS.index(text) if text in WORDS else None, WORDS.__getitem__
 )
-TERMS = SteeringTerms("model/toy", (7, 5, 9), 4, 1.0, 2.5, 10, 0, 0.95)
+TERMS = SteeringTerms("model/toy", (7, 5, 9), 4, 1.0, 2.5, 0, 0.95)
 
 
 def outputs(feature: int, *changes: float) -> SteeredOutputs:
@@ -45,7 +46,7 @@ def others(*changes: float) -> list[SteeredOutputs]:
 
 
 def scored(
-    change: float, against: Sequence[SteeredOutputs], label: Label = LABEL, **terms: int
+    change: float, against: Sequence[SteeredOutputs], label: Label = LABEL, **terms: Any
 ) -> Score:
     own = outputs(FEATURE.feature, change, 9, 9, 9, 9)
     return score_promoted(label, own, against, VOCABULARY, replace(TERMS, **terms))
@@ -83,7 +84,6 @@ def test_the_row_says_what_it_was_computed_from() -> None:
     assert design["tokens"] == [" lion"]
     assert (design["gain"], design["gain_of_others"]) == (1, 0.25)
     assert (design["strength"], design["norm"], design["seed"]) == (1.0, 2.5, 0)
-    assert design["random_features"] == list(range(100, 120))
     assert design["promoted"] == [" top7"]
     assert len(design["written"]) == 8
     # Another order of the prompts is the same text.
@@ -99,8 +99,6 @@ def test_of_each_other_feature_is_kept_what_its_one_question_shows() -> None:
     for place, rival in enumerate(rivals):
         shown = shown_prompts(place // 2, 8, N_SHOWN)
         assert rival["written"] == [f"written {100 + place} after {n}" for n in shown]
-    few = scored(1.0, others(*[0.0] * N_OTHERS), n_questions=3).design["rivals"]
-    assert [rival["feature"] for rival in few] == list(range(100, 106))
 
 
 @pytest.mark.parametrize("n_prompts", [1, 2, 3, 8, 10])
