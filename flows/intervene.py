@@ -76,6 +76,8 @@ def intervene(
         SaeError: an SAE's file is no longer the one that the run was collected with.
         StoreError: no text of `score` is kept that the model could go on from.
     """
+    from ..extract.workers import few_threads
+
     settings = config.score.intervention
     if not settings.features:
         return ()
@@ -88,7 +90,10 @@ def intervene(
         saes = {each.sae_id: each for each in read_collected_saes(store.connection)}
         model = load_whole_model(config)
         total = sum(map(len, missing.values()))
-        with progress.stage("score", total=total, unit="features turned up") as stage:
+        with (
+            few_threads(model.device),
+            progress.stage("score", total=total, unit="features turned up") as stage,
+        ):
             for sae_id, labels in missing.items():
                 work = _work(config, folder, store, run_id, model, saes[sae_id], prompts, stage)
                 for at in range(0, len(labels), _FEATURES_PER_TASK):

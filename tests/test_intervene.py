@@ -175,7 +175,8 @@ def test_an_sae_that_is_another_now_is_said_and_the_run_stays_as_it_was(
     scored = command("score", run, "--config", config)
     assert scored.returncode not in (0, 3)
     assert "Traceback" not in scored.stderr
-    assert "Error: An SAE's file is no longer" in scored.stderr
-    assert "expected: of others" in scored.stderr
+    assert "Error: An SAE is no longer the one that this run folder was collected with" in (
+        scored.stderr
+    )
     assert rows(run, "SELECT * FROM current_labels ORDER BY ALL") == labels
     assert rows(run, FIGURES) == []
