@@ -81,11 +81,13 @@ class Question:
         messages: what is sent, the first the same for all questions of a kind.
         n_windows: how many windows are to be answered.
         digits: what may be answered.
+        about: what the windows are called in it, if they are none.
     """
 
     messages: tuple[Message, ...]
     n_windows: int
     digits: tuple[int, ...]
+    about: str = "windows"
 
 
 Replies = list[list[Answer | str]]
@@ -167,9 +169,16 @@ def compose(prompt: str, labels: str, windows: Sequence[str], digits: tuple[int,
         windows: as `Asker.show` shows them, numbered from 1.
         digits: what may be answered.
     """
-    shown = break_control_tokens(labels + "".join(windows) + line("end of windows"))
-    messages = (Message("system", _static_text(prompt)), Message("user", shown))
-    return Question(messages, len(windows), digits)
+    shown = labels + "".join(windows) + line("end of windows")
+    return Question(compose_messages(prompt, shown), len(windows), digits)
+
+
+def compose_messages(prompt: str, shown: str) -> tuple[Message, ...]:
+    """What is sent: the text of this name in `prompt_texts/`, and what it is asked about."""
+    return (
+        Message("system", _static_text(prompt)),
+        Message("user", break_control_tokens(shown)),
+    )
 
 
 def show_label(text: str) -> str:
@@ -245,9 +254,9 @@ def _missing_messages(
         Message("assistant", answer or "(no answer)"),
         Message(
             "user",
-            "Lines for these windows are missing, say two things, or hold more or other than one "
-            f"of the digits {allowed}: {numbers}. Answer with these lines and nothing else, in "
-            "the same form.",
+            f"Lines for these {question.about} are missing, say two things, or hold more or other "
+            f"than one of the digits {allowed}: {numbers}. Answer with these lines and nothing "
+            "else, in the same form.",
         ),
     )
 

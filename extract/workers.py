@@ -30,6 +30,17 @@ def threads_per_batch(device: torch.device) -> int:
 
 
 @contextmanager
+def few_threads(device: torch.device) -> Iterator[None]:
+    """Within the block torch computes with as many threads as a batch gets."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_per_batch(device))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def batch_workers(device: torch.device, cancelled: Event) -> Iterator[tuple[Executor, int]]:
     """An executor for batches and how many it takes at once; torch's threads are divided.
 
@@ -38,15 +49,14 @@ def batch_workers(device: torch.device, cancelled: Event) -> Iterator[tuple[Exec
         cancelled: set when the block is left by an exception, so that the model gives up
             the batches in work at their next layer.
     """
-    n, before = n_at_once(device), torch.get_num_threads()
-    torch.set_num_threads(threads_per_batch(device))
-    executor = ThreadPoolExecutor(n, thread_name_prefix="batch")
-    try:
-        yield executor, n
-    except BaseException:
-        cancelled.set()
-        raise
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-        cancelled.clear()
-        torch.set_num_threads(before)
+    n = n_at_once(device)
+    with few_threads(device):
+        executor = ThreadPoolExecutor(n, thread_name_prefix="batch")
+        try:
+            yield executor, n
+        except BaseException:
+            cancelled.set()
+            raise
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+            cancelled.clear()

@@ -13,9 +13,11 @@ from decimal import Decimal
 
 from ..evaluate.classic import N_WINDOWS
 from ..label.pricing import Price
+from ..store.steered_scores import INTERVENTION
 from .config import Config
 from .endpoint_settings import EndpointSection
 from .estimate import ASSUMED_REPLY_TOKENS
+from .estimate_ratings import tokens_per_question
 from .score_settings import JudgeKind, JudgeSection, SecondOpinion
 
 
@@ -82,6 +84,7 @@ def estimate_asking(config: Config, n_features: int, seconds_per_call: float) ->
     return (
         *_writing(config, n, seconds_per_call),
         *_rating(config, n, seconds_per_call),
+        *_intervening(config, n, seconds_per_call),
     )
 
 
@@ -120,6 +123,15 @@ def _rating(config: Config, n: int, seconds: float) -> Iterator[Asked]:
         each = OPINIONS[opinion].times(opinion_share)
         said = f"{n:,} labels, {each.calls:g} calls each, measured"
         yield _asked(opinion, n, each, judge, seconds, said)
+
+
+def _intervening(config: Config, n: int, seconds: float) -> Iterator[Asked]:
+    intervention = config.score.intervention
+    n_labels = min(n, intervention.features)
+    if config.score.asked_judges and n_labels and intervention.questions:
+        each = PerFeature(1, tokens_per_question(), 3).times(intervention.questions)
+        said = f"{n_labels:,} labels, {intervention.questions} calls each; outputs of usual length"
+        yield _asked(INTERVENTION, n_labels, each, config.score.chat, seconds, said)
 
 
 def _read_only(chat: PerFeature) -> PerFeature:

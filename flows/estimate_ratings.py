@@ -24,6 +24,7 @@ from ..evaluate.sparse_ratings import (
 )
 from ..evaluate.sparse_simulator import WINDOWS_PER_CALL
 from ..evaluate.token_ratings import rating_messages
+from ..evaluate.told_apart import usual_question
 from ..evaluate.window_exams import JudgeSettings
 from ..evaluate.window_questions import compose, show_label
 from ..label.chat import Message
@@ -32,6 +33,7 @@ from ..label.prompts import estimate_tokens
 from ..store.database import Store
 from ..store.scores import chosen_to_score, rivals_to_select_from
 from ..store.splits import Split
+from ..store.steered_scores import INTERVENTION, count_to_tell_apart
 from .explain_settings import EMBEDDED_EXPLAINERS
 from .score_settings import JudgeKind, ScoreSection, SecondOpinion
 
@@ -106,7 +108,7 @@ def estimate_ratings(
     Returns:
         A row for each way of asking.
     """
-    asked = [kind for kind in settings.judges if kind != "local"]
+    asked = settings.asked_judges
     if not asked:
         return ()
     sample = _sample(store, "score")
@@ -126,6 +128,7 @@ def estimate_ratings(
         )
         n_labels = n_chosen + sum(map(len, missing.values()))
         rows.append(_opinion(opinion, n_labels, settings, sample))
+    rows.append(_told_apart(store, settings, n_chosen))
     if settings.chat.gold and any(row.n_calls for row in rows):
         rows += [_gold(kind, settings) for kind in asked]
     return tuple(row for row in rows if row.n_calls)
@@ -207,6 +210,22 @@ def _opinion(
     read = n_calls * static + n_labels * 3 * n * text
     written = n_labels * 3 * n * _ASSUMED_TOKENS_A_LINE
     return _row(opinion, n_labels, settings, n_calls, read, written, 1.5 * written + 60 * n_calls)
+
+
+def tokens_per_question() -> float:
+    """What a question about outputs takes, label and outputs as long as they usually are."""
+    return _tokens_of(usual_question(_SOME_LABEL).messages)
+
+
+def _told_apart(store: Store, settings: ScoreSection, n_to_come: int) -> RatingEstimate:
+    intervention = settings.intervention
+    n_drawn, n_missing = count_to_tell_apart(
+        store.connection, intervention.features, settings.judge_name("chat")
+    )
+    n_labels = n_missing + min(intervention.features - n_drawn, n_to_come)
+    n_calls = n_labels * intervention.questions
+    read = n_calls * tokens_per_question()
+    return _row(INTERVENTION, n_labels, settings, n_calls, read, n_calls * 3, n_calls * 66)
 
 
 def _gold(kind: JudgeKind, settings: ScoreSection) -> RatingEstimate:

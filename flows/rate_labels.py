@@ -7,7 +7,7 @@ makes none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby, product
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from ..store.splits import Split
 from .ask_job import Asked
 from .rate_gold import gold_notes, gold_standing
 from .rate_job import RatedBatch, RateJob, RateStep, RateTerms, Unscored
-from .rate_steps import STEPS
+from .rate_steps import STEPS, FindStep
 from .rated_labels import (
     OpenJudge,
     RatedPiece,
@@ -69,13 +69,14 @@ def rate_gold(
     return runner.call(gold_on_share, terms, judge, database, piece, share)
 
 
-def rate_labels(job: RateJob, rated: Asked, again: bool) -> None:
+def rate_labels(job: RateJob, rated: Asked, again: bool, steps: Sequence[FindStep] = STEPS) -> None:
     """Scores all labels in words that a judge has not scored. Within a flow.
 
     Args:
         job: what is to be rated.
         rated: what came of it on `score` is added.
         again: afterwards those too of which newer text has overtaken the scores.
+        steps: of rating, each from the state that the one before left.
 
     Raises:
         ConfigurationError: no key, no such address, or a budget for a model without a price.
@@ -83,7 +84,7 @@ def rate_labels(job: RateJob, rated: Asked, again: bool) -> None:
     """
     jobs = [job, replace(job, again=True)] if again else [job]
     with open_store(job.folder.path) as store:
-        if not any(find(store, each).missing for each in jobs for find in STEPS):
+        if not any(find(store, each).missing for each in jobs for find in steps):
             return
         wants_gold = job.settings.chat.gold and not has_gold(
             store.connection, job.simulator, job.run_id
@@ -91,7 +92,7 @@ def rate_labels(job: RateJob, rated: Asked, again: bool) -> None:
     with held_no_longer():
         if wants_gold:
             _rate_gold(job, rated)
-        for each, find in product(jobs, STEPS):
+        for each, find in product(jobs, steps):
             if rated.stopped is not None:
                 break
             # What a step finds is read from the database that has the scores of the one before.

@@ -16,6 +16,7 @@ from ..evaluate.fuzzing import fuzz
 from ..evaluate.looked_at_label import score_within
 from ..evaluate.score_label import ScoredLabel, score_shuffled
 from ..evaluate.scored_windows import few_windows
+from ..evaluate.told_apart import tell_apart
 from ..evaluate.window_exams import JudgeSettings
 from ..evaluate.window_questions import Asker
 from ..store.database import Store
@@ -28,6 +29,7 @@ from ..store.scores import (
     rivals_to_select_from,
     shuffled_labels,
 )
+from ..store.steered_scores import INTERVENTION, labels_to_tell_apart, read_promoted
 from .explain_settings import EMBEDDED_EXPLAINERS
 from .rate_job import LabelBatch, RateJob, RateStep, RateTerms, RateWork, Unscored
 from .score_settings import SecondOpinion
@@ -107,9 +109,8 @@ def _simulate_shuffled(
 
 def ask_second_opinion(opinion: SecondOpinion, store: Store, job: RateJob) -> RateStep:
     """On `score`, what else the model says of the chosen labels; nothing where another asks it."""
-    asked = [kind for kind in job.settings.judges if kind != "local"]
     missing: Unscored = {}
-    if opinion in job.settings.chat.second_opinions and asked[:1] == [job.kind]:
+    if opinion in job.settings.chat.second_opinions and _asks_the_rest(job):
         missing = chosen_to_score(
             store.connection,
             job.simulator,
@@ -119,6 +120,10 @@ def ask_second_opinion(opinion: SecondOpinion, store: Store, job: RateJob) -> Ra
             again=job.again,
         )
     return opinion_step(opinion, missing)
+
+
+def _asks_the_rest(job: RateJob) -> bool:
+    return job.settings.asked_judges[:1] == (job.kind,)
 
 
 def opinion_step(opinion: SecondOpinion, missing: Unscored) -> RateStep:
@@ -169,6 +174,31 @@ def _tell_apart(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
             _judge_settings(work.job),
         )
         yield ScoredLabel(scores, [])
+
+
+def ask_to_tell_apart(store: Store, job: RateJob) -> RateStep:
+    """Of features that were turned up, whose outputs the label goes with."""
+    missing: Unscored = {}
+    if job.settings.intervention.questions and _asks_the_rest(job):
+        missing = labels_to_tell_apart(store.connection, job.settings.judge_name("chat"))
+    return tell_apart_step(missing)
+
+
+def tell_apart_step(missing: Unscored) -> RateStep:
+    """Asking of these labels whose outputs they go with."""
+    unit = "labels told apart by outputs"
+    return RateStep("score", missing, unit, INTERVENTION, _tell_outputs_apart)
+
+
+def _tell_outputs_apart(batch: LabelBatch, work: RateWork) -> Iterator[ScoredLabel]:
+    with work.source.store.cursor() as connection:
+        steered = read_promoted(connection, [label.label_id for label in batch.labels])
+    asker, settings = _asker(batch, work), work.job.settings
+    for label in batch.labels:
+        promoted = steered[label.label_id]
+        n_questions = settings.intervention.questions
+        told = tell_apart(label, promoted, asker, n_questions, settings.seed, settings.level)
+        yield ScoredLabel([told], [])
 
 
 def _asker(batch: LabelBatch, work: RateWork) -> Asker:

@@ -17,13 +17,14 @@ from ..store.parts import write_part
 from ..store.records import Call, content_hash
 from ..store.scored_before import opinions_before
 from ..store.scores import score_tables
+from ..store.steered_scores import INTERVENTION
 from .batches import as_is
 from .event_loop import EventLoopThread
 from .judges import Judge
 from .progress import Progress
 from .rate_job import RateSource, RateTerms, RateWork
 from .rate_labels import label_blocks
-from .rate_steps import opinion_step
+from .rate_steps import opinion_step, tell_apart_step
 from .rated_labels import read_batch
 from .task_policy import retried_task
 
@@ -65,8 +66,12 @@ def recompute_opinions(job: RateTerms, progress: Progress, store: Store) -> Coun
     with EventLoopThread() as loop:
         judge = Judge("chat", job.settings, loop, None, None)
         record = RecordOnly(KnownCalls(store, job.folder.journal))
-        for opinion in job.settings.chat.second_opinions:
-            step = opinion_step(opinion, opinions_before(store.connection, name, opinion))
+        steps = [
+            opinion_step(opinion, opinions_before(store.connection, name, opinion))
+            for opinion in job.settings.chat.second_opinions
+        ]
+        steps.append(tell_apart_step(opinions_before(store.connection, name, INTERVENTION)))
+        for step in steps:
             if not step.missing:
                 continue
             total = sum(map(len, step.missing.values()))

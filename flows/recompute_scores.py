@@ -116,7 +116,7 @@ def recompute_scores(config: Config, folder: RunFolder, progress: Progress) -> S
                     batch: Counter[str] = future.result()
                     stage.advance(batch.total())
                     counted += batch
-            if config.score.chat.second_opinions and config.score.chat.model is not None:
+            if config.score.chat.model is not None:
                 terms = RateTerms("chat", config.score, folder, run.run_id)
                 counted += recompute_opinions(terms, progress, store)
         _absorb(folder)

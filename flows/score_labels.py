@@ -15,20 +15,22 @@ from ..label.labelling import NO_REPLY
 from ..store.absorb import absorb_results
 from ..store.calls import absorb_journals
 from ..store.database import open_store, open_work, publish, publish_if_behind
-from ..store.errors import AllowanceSpent, StoreError
+from ..store.errors import AllowanceSpent, ScopenoteError, StoreError
 from ..store.labels import explainers_in_words
 from ..store.leaks import require_no_leak
 from ..store.parts import remove_unfinished
 from ..store.run_folder import RunFolder, clear_disk_errors
 from ..store.scores import count_scored_labels, forget_unrated, unscored_features
-from .ask_job import notes_on
+from .ask_job import Asked, notes_on
 from .batches import require_collected, run_over_features
 from .config import Config
 from .explain_settings import EMBEDDED_EXPLAINERS
+from .intervene import intervene
 from .lookup_scores import SPLIT, ScoreWork, score_range
 from .progress import Progress
 from .rate_job import RateJob
 from .rate_labels import rate_labels
+from .rate_steps import ask_to_tell_apart
 from .recorded_runs import recorded_run
 from .reports import StageReport
 from .runners import Runner, task_runner
@@ -57,6 +59,7 @@ def score_labels(
     Raises:
         EndpointRefuses: the model's endpoint answers no request; what was scored is kept.
         BudgetSpent: the next call might cost more than is left of `budget_usd`; likewise.
+        ModelError, SaeError: what is to be steered cannot be loaded; likewise.
         StoreError: text that labels are scored on is also text that they may come from.
     """
     started = time.monotonic()
@@ -84,8 +87,8 @@ def score_labels(
             with open_work(folder.path) as work:
                 forget_unrated(work, sorted(names), NO_REPLY)
                 publish_if_behind(work, folder.path)
-        for kind in config.score.judges:
-            job = RateJob(
+        jobs = [
+            RateJob(
                 kind=kind,
                 settings=config.score,
                 folder=folder,
@@ -97,9 +100,14 @@ def score_labels(
                 runner=runner,
                 compares_all=config.explain.again.below is not None,
             )
+            for kind in config.score.judges
+        ]
+        for job in jobs:
             rate_labels(job, rated, again)
             if rated.stopped is not None:
                 break
+        if config.score.intervention.features and rated.stopped is None:
+            _intervene(config, folder, progress, run.run_id, jobs, rated)
         undefined = rated.labels
         n_scored = undefined.total()
         with open_work(folder.path) as work:
@@ -159,6 +167,25 @@ def _score_with(
         stage = partial(progress.stage, "score", unit="labels")
         size = config.score.features_per_task
         yield from run_over_features(runner, score_batch, work, missing, size, stage)
+
+
+def _intervene(
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    run_id: str,
+    jobs: Sequence[RateJob],
+    rated: Asked,
+) -> None:
+    """Turns features up, and has the judge that asks look at what comes out."""
+    absorb = partial(_absorb_and_publish, folder)
+    try:
+        absorb()
+        rated.notes += intervene(config, folder, progress, run_id, absorb)
+        for job in jobs:
+            rate_labels(job, rated, again=False, steps=[ask_to_tell_apart])
+    except ScopenoteError as error:
+        rated.stopped = error  # raised when what else was done is on record
 
 
 def _require_labels(folder: RunFolder) -> None:

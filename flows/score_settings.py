@@ -89,6 +89,37 @@ class JudgeSection(EndpointSection):
         return Looks(self.looks, self.narrow, self.threshold)
 
 
+class InterventionSection(Section):
+    """Steering with labelled features, to see whether they do what their labels say."""
+
+    features: Count = Field(
+        default=0, description="so many labelled features are turned up, drawn by their names"
+    )
+    random_features: Positive = Field(
+        default=20, description="features of the same SAE that each is compared with"
+    )
+    strength: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="of what is added, as a share of how long the site's vectors are"
+    )
+    prompts: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=8, description="beginnings of windows that the model goes on from"
+    )
+    questions: Count = Field(
+        default=10,
+        description="that the judge is asked about each label, each with two random features; "
+        "0: it is not asked",
+    )
+
+    @model_validator(mode="after")
+    def _has_rivals(self) -> Self:
+        if 2 * self.questions > self.random_features:
+            raise problem(
+                "two `random_features` for each of `questions`",
+                found=f"random_features = {self.random_features}, questions = {self.questions}",
+            )
+        return self
+
+
 class ScoreSection(Section):
     """How labels are scored."""
 
@@ -107,11 +138,17 @@ class ScoreSection(Section):
     seed: Seed = Field(default=0, description="draws the resamples and the random windows")
     features_per_task: Positive = Field(default=128, description="features in one task")
     chat: JudgeSection = JudgeSection()
+    intervention: InterventionSection = InterventionSection()
 
     @property
     def judges(self) -> tuple[JudgeKind, ...]:
         """The simulators that read what labels say."""
         return tuple(kind for kind in self.simulators if kind != "token_lookup")
+
+    @property
+    def asked_judges(self) -> tuple[JudgeKind, ...]:
+        """Those of them that ask a model; the first asks what else there is to be asked."""
+        return tuple(kind for kind in self.judges if kind != "local")
 
     @property
     def simulator_names(self) -> tuple[str, ...]:

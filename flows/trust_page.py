@@ -21,7 +21,7 @@ _LADDER = (
     "null: the token lookup on the same windows; shuffled: another feature's label; above: labels "
     "that beat 95% of those. A constant prediction has no correlation."
 )
-_OPINIONS = "  AUROC, 0.5 by chance; told apart: accuracy above chance"
+_OPINIONS = "  AUROC, 0.5 by chance; told apart, intervention: above chance, 0"
 
 
 def trust_blocks(status: RunStatus) -> Iterator[RenderableType]:
@@ -88,6 +88,8 @@ _SHOWN = (
     ("fuzzing", "random", "auroc_random"),
     ("fuzzing", "near misses", "auroc_near_miss"),
     ("discrimination", "told apart", "chance_corrected"),
+    ("intervention", "other features", "promoted_tokens"),
+    ("intervention", "told apart", "told_apart"),
 )
 
 

@@ -32,6 +32,7 @@ _MAY_CHANGE = (
     "score.simulators",
     "score.chat.",
     "search.",
+    "score.intervention.",
     "corpus.max_tokens",
     "collect.parts_url",
     "corpus.max_bad_share",

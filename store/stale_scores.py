@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .steered_scores import INTERVENTION
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -22,7 +24,8 @@ def note_windows(connection: duckdb.DuckDBPyConnection) -> None:
 def mark_stale(connection: duckdb.DuckDBPyConnection) -> None:
     """Marks the scores that the tables just built have overtaken; after `note_windows`.
 
-    Second opinions, of whose windows only a hash is kept, go with the label's simulated score.
+    Second opinions, of whose windows only a hash is kept, go with the label's simulated score. What
+    a feature does when it is turned up is the model's doing: newer text overtakes none of that.
     """
     connection.execute(
         """
@@ -38,12 +41,14 @@ def mark_stale(connection: duckdb.DuckDBPyConnection) -> None:
             ANTI JOIN (SELECT window_id, split FROM windows WHERE is_background)
                 USING (window_id, split)
         )
-        UPDATE scores SET stale_since = now() WHERE stale_since IS NULL AND (
+        UPDATE scores SET stale_since = now()
+        WHERE stale_since IS NULL AND scorer <> $intervention AND (
             simulator = 'token_lookup'
             OR (label_id, simulator, split) IN (SELECT (label_id, simulator, split) FROM overtaken)
             OR scorer NOT IN ('simulation', 'shuffled_label')
                 AND (label_id, split) IN (SELECT (label_id, split) FROM overtaken)
         )
-        """
+        """,
+        {"intervention": INTERVENTION},
     )
     connection.execute("DROP TABLE windows_before")

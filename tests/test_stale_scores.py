@@ -47,6 +47,9 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
                 ("simulation", JUDGE, "score"),
                 ("simulation", JUDGE, "select"),
                 ("detection", JUDGE, "score"),
+                # Of what the model does: on no window that could be dropped.
+                ("intervention", JUDGE, "score"),
+                ("intervention", "model/toy-gemma-2", "score"),
                 ("shuffled_label", "chat/another", "score"),
                 ("simulation", "token_lookup", "score"),
             ):
