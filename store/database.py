@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,6 @@ PUBLISHED = "scopenote.duckdb"
 WORK = "work.duckdb"
 INBOX = "inbox"
 
-# What takes longer than two seconds would draw a bar on standard output.
-_QUIET = "SET enable_progress_bar = false"
 # What a published copy has in common with the working one.
 _STATE = (REVISION, "schema_version")
 # What the published copy is called in queries, as if it had been opened by itself.
@@ -146,7 +144,7 @@ class Store:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same state, for another thread; a context manager."""
         cursor = self.connection.cursor()
-        cursor.execute(_QUIET)
+        draw_no_bar(cursor)
         # Which of the attached databases names are looked for in, each connection has to be told.
         if self._catalogs:
             use_catalogs(cursor, self._catalogs)
@@ -216,7 +214,7 @@ def _open(file: Path, written: Sequence[InboxFile]) -> Store:
     connection = duckdb.connect()
     quoted = str(file).replace("'", "''")
     try:
-        connection.execute(_QUIET)
+        draw_no_bar(connection)
         with _clear_refusals(file):
             connection.execute(f"ATTACH '{quoted}' AS {_CATALOG} (READ_ONLY, TYPE duckdb)")
         use_catalogs(connection, [_CATALOG])
@@ -234,7 +232,7 @@ def open_work(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     file = folder / WORK
     with _clear_refusals(file):
         connection = duckdb.connect(str(file))
-        connection.execute(_QUIET)
+        draw_no_bar(connection)
     try:
         migrate(connection, file)
         yield connection
@@ -306,6 +304,13 @@ def publish_if_behind(connection: duckdb.DuckDBPyConnection, folder: Path) -> No
 def now() -> datetime:
     """The time, with its zone."""
     return datetime.now(UTC)
+
+
+def draw_no_bar(connection: duckdb.DuckDBPyConnection) -> None:
+    """Keeps DuckDB from drawing a bar on standard output for what takes longer than two seconds."""
+    # In a notebook without ipywidgets it draws none, and refuses to be told so.
+    with suppress(duckdb.InvalidInputException):
+        connection.execute("SET enable_progress_bar = false")
 
 
 @contextmanager

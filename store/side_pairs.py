@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+from .database import draw_no_bar
+
     from .paired_scores import Figure
 
 
@@ -218,7 +220,7 @@ def count_texts(base: pa.Table, other: pa.Table) -> TextChanges:
 def _beside(**tables: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
     """Arrow tables as tables of a database in memory."""
     with duckdb.connect() as connection:
-        connection.execute("SET enable_progress_bar = false")
+        draw_no_bar(connection)
         for name, table in tables.items():
             connection.register(name, table)
         yield connection

@@ -136,7 +136,7 @@ def test_the_python_steers_a_run(
 ) -> None:
     make_toy_run(tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
-    (block,) = [block for block in blocks("python") if "LoadedRun" in block]
+    (block,) = [block for block in blocks("python") if "LoadedRun, steer" in block]
     found: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), found)
     assert [text.strength for text in found["found"].steered] == [10, 20]
