@@ -15,6 +15,7 @@ from scopenote.flows import embed_labels
 from scopenote.flows.cli import main
 from scopenote.label import sentence_model
 from scopenote.store.database import open_work, publish
+from scopenote.store.label_vectors import write_vectors
 from scopenote.store.run_folder import RunFolder
 
 from .fake_embeddings import DIMENSIONS, FakeEmbeddings, embeds, vector_of, vectors_answer
@@ -256,6 +257,19 @@ def test_vectors_are_made_once_and_their_calls_are_on_the_record(
     status, _, err = command(run.path, "--embed")
     assert status == 0 and "nothing to do, 7 labels already there" in err
     assert endpoint.n_asked == 1
+
+
+def test_what_a_killed_process_left_in_parts_is_not_asked_again(
+    command: Command, tmp_path: Path, endpoint: FakeEmbeddings
+) -> None:
+    run = configured(tmp_path, endpoint)
+    left = {each.label_id: vector_of(each.text or "") for each in SAID[:3]}
+    write_vectors(run.parts, "tiny", left)
+    status, _, err = command(run.path, "--embed")
+    assert status == 0 and "embed: 4 labels" in err
+    assert len(endpoint.asked[0].body["input"]) == 4
+    assert rows(run, "SELECT count(DISTINCT label_id), count(*) FROM embeddings") == [(7, 7)]
+    assert not list(run.parts.iterdir())
 
 
 def test_only_labels_that_are_new_in_force_get_vectors_later(

@@ -69,16 +69,20 @@ def search(store: Store, text: str, filters: FeatureQuery, vector: QueryVector |
         read_rows_at(cursor, [place for family in families[:_SHOWN] for place in family])
 
 
-def say(name: str, work: Callable[[], object], times: int) -> float:
-    """Does it so often and prints how long it took; the median of all but the first."""
-    found = []
+def say(name: str, work: Callable[[], object], times: int) -> None:
+    """Does it so often and prints how long it took: medians of all but the first.
+
+    Time of processors is what other work on the machine changes least.
+    """
+    found, spent = [], []
     for _ in range(times + 1):
-        began = time.perf_counter()
+        began, processor = time.perf_counter(), time.process_time()
         work()
         found.append(1000 * (time.perf_counter() - began))
-    median = statistics.median(found[1:])
-    print(f"  {name:44} median {median:6.0f} ms   first {found[0]:6.0f} ms")  # noqa: T201
-    return median
+        spent.append(1000 * (time.process_time() - processor))
+    median, of_processors = statistics.median(found[1:]), statistics.median(spent[1:])
+    words = f"median {median:6.0f} ms   of processors {of_processors:6.0f} ms"
+    print(f"  {name:44} {words}   first {found[0]:6.0f} ms", flush=True)  # noqa: T201
 
 
 def measure(run: Path, times: int) -> None:
