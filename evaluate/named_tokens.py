@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 
 _QUOTED = re.compile(r"“([^”]+)”|\"([^\"]+)\"|«([^»]+)»|`([^`]+)`|‘([^’]+)’")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?")
+# "␣×12" is twelve spaces.
+_REPEATED = re.compile(r"(.)×(\d{1,3})")
+_UNSEEN = str.maketrans({"␣": " ", "⏎": "\n", "⇥": "\t"})
 
 _SMALL = """
     a about after all also among an and any are as at be because been before behind being between
@@ -50,14 +53,24 @@ def named_tokens(text: str, token_of: Callable[[str], int | None]) -> tuple[int,
 def _names(text: str) -> Iterator[str]:
     for quoted in _QUOTED.finditer(text):
         whole = next(filter(None, quoted.groups())).strip()
-        yield from [whole] if whole else []
+        if whole:
+            yield _as_meant(whole)
     for word in _WORD.findall(_QUOTED.sub(" ", text)):
         if word.lower() not in _LEFT_OUT and (len(word) > 1 or not word.isascii()):
             yield word
 
 
+def _as_meant(shown: str) -> str:
+    """What is shown by a sign, as labels of the token lookup show what cannot be seen."""
+    repeated = _REPEATED.fullmatch(shown)
+    return (repeated[1] * int(repeated[2]) if repeated else shown).translate(_UNSEEN)
+
+
 def _spellings(name: str) -> Iterator[str]:
     """As it stands, in small and in capital letters, each with a space before it and without."""
+    if name.isspace():
+        yield name
+        return
     for each in dict.fromkeys((name, name.lower(), name.capitalize(), name.upper())):
         yield each
         yield f" {each}"

@@ -26,7 +26,7 @@ from ..store.database import Store, open_store
 from ..store.errors import StoreError
 from ..store.labels import read_labels_by_id
 from ..store.parts import write_part
-from ..store.records import Score, content_hash
+from ..store.records import FeatureId, Score, content_hash
 from ..store.run_folder import RunFolder
 from ..store.scores import score_tables
 from ..store.steered_scores import (
@@ -156,16 +156,25 @@ def steer_batch(label_ids: Sequence[str], work: SteerWork) -> list[Score]:
         near = near_by_direction(connection, sae_id, numbers)
     scores = []
     for label, number in zip(labels, numbers, strict=True):
-        unlike = near[number] | {number}
-        if is_neuron_basis(sae_id):
-            unlike |= {number ^ 1}  # the same coordinate, in the other direction
-        own, others = work.turn_up(number), list(work.others(unlike))
+        own = work.turn_up(number)
+        others = list(work.others(not_compared_with(label.feature_id, near[number])))
         scores.append(score_promoted(label, own, others, work.vocabulary, work.terms))
         work.stage.advance(1)
     name = content_hash([work.run_id, [[each.label_id, each.scorer] for each in scores]])
     tables = score_tables(scores, [], work.run_id)
     write_part(work.folder.parts, f"score-{name}", "score", tables, {})
     return scores
+
+
+def not_compared_with(feature_id: FeatureId, near: frozenset[int]) -> frozenset[int]:
+    """Features that are no others to this one: itself and those near it.
+
+    And of a neuron the same coordinate in the other direction.
+    """
+    own = {feature_id.feature}
+    if is_neuron_basis(feature_id.sae_id):
+        own.add(feature_id.feature ^ 1)
+    return near | own
 
 
 def _prompts(store: Store, config: Config) -> list[PromptWindow]:

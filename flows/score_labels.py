@@ -54,7 +54,8 @@ def score_labels(
         progress: where it is shown.
         budget_usd: what the calls of the run may cost, with those made before.
         retry_failed: have labels rated again of which windows got no reply.
-        again: have labels rated again of which newer text has overtaken the scores.
+        again: do what waits for the last of several rounds: have labels rated again of which newer
+            text has overtaken the scores, and turn features up.
 
     Raises:
         EndpointRefuses: the model's endpoint answers no request; what was scored is kept.
@@ -106,7 +107,7 @@ def score_labels(
             rate_labels(job, rated, again)
             if rated.stopped is not None:
                 break
-        if config.score.intervention.features and rated.stopped is None:
+        if again and rated.stopped is None:
             _intervene(config, folder, progress, run.run_id, jobs, rated)
         undefined = rated.labels
         n_scored = undefined.total()

@@ -88,7 +88,7 @@ _SHOWN = (
     ("fuzzing", "random", "auroc_random"),
     ("fuzzing", "near misses", "auroc_near_miss"),
     ("discrimination", "told apart", "chance_corrected"),
-    ("intervention", "other features", "promoted_tokens"),
+    ("intervention", "others", "promoted_tokens"),
     ("intervention", "told apart", "told_apart"),
 )
 

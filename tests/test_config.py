@@ -186,6 +186,30 @@ def test_a_judge_that_cannot_be_asked_so_is_answered_with_how(
     assert expected in (error.expected or "")
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected", "found"),
+    [
+        (
+            "random_features = 5",
+            "two `random_features` for each of `questions`",
+            "random_features = 5, questions = 10",
+        ),
+        ("strength = 0.0", "greater than 0", "0.0"),
+        ("strength = inf", "finite", "Infinity"),
+        ("prompts = 65", "less than or equal to 64", "65"),
+        ("features = -1", "greater than or equal to 0", "-1"),
+        ("feature = 9", "features", "feature = 9"),
+    ],
+)
+def test_an_intervention_that_cannot_be_is_answered_with_what_can(
+    tmp_path: Path, settings: str, expected: str, found: str
+) -> None:
+    error = mistake(tmp_path, f"{SMALLEST}[score.intervention]\n{settings}\n")
+    assert "score.intervention" in (error.where or "")
+    assert expected in (error.expected or "")
+    assert error.found == found
+
+
 def test_judges_are_named_by_kind_and_model(tmp_path: Path) -> None:
     text = f"{SMALLEST}[score]\nsimulators = ['token_lookup', 'chat', 'chat_sparse']\n"
     score = load_config(write(tmp_path, text + "[score.chat]\nmodel = 'm'\n")).score

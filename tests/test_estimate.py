@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from scopenote.flows.estimate import ASSUMED_REPLY_TOKENS, estimate_labels, render_estimate
+from scopenote.flows.estimate_ratings import RatingEstimate
 from scopenote.flows.explain_settings import ChatSection, ExplainSection
 from scopenote.flows.feature_prompts import PromptSource
 from scopenote.flows.label_plan import plan_labels
-from scopenote.flows.score_settings import JudgeSection, ScoreSection
+from scopenote.flows.score_settings import InterventionSection, JudgeSection, ScoreSection
 from scopenote.label.prompted import PROMPTED
 from scopenote.label.prompts import RenderedPrompt
 from scopenote.store.database import Store
@@ -203,6 +204,32 @@ def test_each_way_of_asking_has_a_row(with_all_splits: Store) -> None:
     assert rows["discrimination"].n_calls == 4 * n
     assert all(row.prompt_tokens > row.completion_tokens > 0 for row in found.ratings)
     assert max(map(len, rendered(render_estimate(found), width=80).splitlines())) <= 80
+
+
+def test_questions_about_outputs_are_counted_for_the_features_that_are_drawn(
+    with_all_splits: Store,
+) -> None:
+    def questions(n_features: int, **more: int) -> RatingEstimate | None:
+        intervention = InterventionSection(features=n_features, **more)
+        scoring = judged_by("gpt-4o-mini").model_copy(update={"intervention": intervention})
+        found = estimate_labels(with_all_splits, settings("highlighted"), scoring)
+        return next((row for row in found.ratings if row.what == "intervention"), None)
+
+    few = questions(5)
+    assert few is not None
+    assert (few.n_labels, few.n_calls) == (5, 50)
+    assert few.prompt_tokens > 50 * 500
+    assert few.usd is not None and few.usd_at_most is not None
+    assert 0 < few.usd < few.usd_at_most
+    other = questions(5, questions=3, random_features=6)
+    assert other is not None
+    assert other.n_calls == 15
+    assert questions(0) is None
+    assert questions(5, questions=0) is None
+    # No more than there are labels, and labels to come.
+    every = questions(100_000)
+    assert every is not None
+    assert every.n_labels < 200
 
 
 def test_gold_items_are_counted_only_where_something_is_rated(with_all_splits: Store) -> None:

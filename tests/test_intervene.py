@@ -9,6 +9,9 @@ from typing import Any
 
 import duckdb
 import pytest
+from scopenote.extract.steered_outputs import NO_DIRECTION
+from scopenote.flows.intervene import SteerWork, not_compared_with
+from scopenote.store.records import FeatureId
 
 from .asking_runs import (
     ALL_CALLS,
@@ -19,6 +22,7 @@ from .asking_runs import (
 )
 from .fake_openai import Answer, Asked, serve
 from .rating_runs import N_FEATURES, rated, runs_that_rate, write_and_rate
+from .test_intervention import outputs
 
 STEERED = (
     "SELECT l.sae_id, l.feature, s.metric, s.simulator, s.value, s.reason, s.ci_low, s.ci_high, "
@@ -39,6 +43,28 @@ def takes_the_second(asked: Asked) -> Answer:
         return write_and_rate(asked)
     assert len(re.findall(r"⟦group [123]⟧\nmore probable: “", asked.text)) == 3
     return rated(["1"], [2], sum(len(each["content"]) for each in asked.body["messages"]) // 4, 0)
+
+
+def test_a_feature_is_compared_with_neither_itself_nor_its_neighbours() -> None:
+    near = frozenset({3, 9})
+    assert not_compared_with(FeatureId("gemma-2-2b/20-gemmascope-res-16k", 7), near) == {3, 7, 9}
+    # 1393+ and 1393- are one coordinate in two directions.
+    basis = "gemma-2-2b/20-mlp-neurons"
+    assert not_compared_with(FeatureId(basis, 2786), frozenset()) == {2786, 2787}
+    assert not_compared_with(FeatureId(basis, 2787), frozenset()) == {2786, 2787}
+
+
+@pytest.mark.parametrize("n_others", [0, 2, 5])
+def test_the_others_are_the_first_drawn_that_can_be_turned_up(n_others: int) -> None:
+    known: dict[int, Any] = {feature: outputs(feature, 0.0) for feature in (5, 8, 1, 6)}
+    known[2] = NO_DIRECTION
+    nothing: Any = None
+    work = SteerWork(
+        bench=nothing, vocabulary=nothing, terms=nothing, drawn=[5, 2, 8, 1, 6],
+        n_others=n_others, store=nothing, folder=nothing, run_id="r", stage=nothing, outputs=known,
+    )  # fmt: skip
+    found = [each.feature for each in work.others(frozenset({1}))]
+    assert found == [5, 8, 6][:n_others]
 
 
 @pytest.fixture
@@ -112,7 +138,7 @@ def test_labelled_features_are_turned_up_and_a_judge_is_asked_once(judged: Any) 
         assert set(found) < set(rows(run, STEERED))
 
     page = command("status", run)
-    assert re.search(r"intervention +other features +\S+ +0.00 +\d+", page.stdout)
+    assert re.search(r"intervention +others +\S+ +0.00 +\d+", page.stdout)
     assert re.search(r"intervention +told apart +0.00 +0.00 +6", page.stdout)
     sae_id, feature = found[0][:2]
     shown = command("show", run, f"{sae_id}/{feature}")

@@ -6,7 +6,8 @@ from scopenote.evaluate.named_tokens import named_tokens
 
 VOCABULARY = [
     "lion", " lion", " Lion", "LION", " lions", " the", "the", "(", "()", " animals", " words",
-    " mentions", " of", "n't", " 7", "7", "日本", " don't", "x", " x",
+    " mentions", " of", "n't", " 7", "7", "日本", " don't", "x", " x", "\n",
+    "    ", "\n\n", " ",
 ]  # fmt: skip
 
 
@@ -33,6 +34,11 @@ def test_what_is_quoted_is_taken_as_it_stands() -> None:
 
 def test_the_token_lookups_labels_list_tokens() -> None:
     assert named("“the”, “(”, “lions”") == [" lions", " the", "the", "("]
+
+
+def test_signs_for_what_cannot_be_seen_are_what_they_stand_for() -> None:
+    assert named("“⏎”, “␣×4”, “⏎⏎”") == ["\n", "    ", "\n\n"]
+    assert named("“␣”") == [" "]
 
 
 def test_words_that_are_several_tokens_are_not_named_by_their_pieces() -> None:

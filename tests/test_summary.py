@@ -263,6 +263,8 @@ def test_what_scores_stand_beside_fits_eighty_columns(tmp_path: Path) -> None:
             ("detection", "balanced_accuracy_random", 0.987, None),
             ("detection", "auroc_near_miss", 0.73, 0.64),
             ("discrimination", "chance_corrected", 0.55, None),
+            ("intervention", "promoted_tokens", 0.35, 0.0),
+            ("intervention", "told_apart", 0.25, 0.0),
         )
     )
     drift = GoldChange(2, ItemMean(8, 0, 0.93, 0.02), -0.4, 0.1, "quoted", -0.9, True, CHANGED)
@@ -283,6 +285,8 @@ def test_what_scores_stand_beside_fits_eighty_columns(tmp_path: Path) -> None:
         "detection       random         0.91  0.82  16,000        384",
         "detection       near misses    0.73  0.64",
         "discrimination  told apart     0.55     –",
+        "intervention    others         0.35  0.00",
+        "intervention    told apart     0.25  0.00",
         "chat/gpt-4o-mini  0.53 ± 0.02  -0.01 ± 0.04       0, 5    0.30%       2     3",
         "is not the judge it was",
     ):
