@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from .database import draw_no_bar
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow as pa
-
-from .database import draw_no_bar
 
     from .paired_scores import Figure
 
