@@ -336,7 +336,7 @@ def test_batches_for_which_the_device_has_no_room_are_halved_and_nothing_else_ch
     assert_same(found, expected_tables(job, chunks))
 
 
-def test_the_reconstruction_error_is_that_of_the_dense_reconstruction(
+def test_reconstruction_error_and_mean_are_those_of_the_dense_arithmetic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fidelity, "FIDELITY_STRIDE", 1)
@@ -344,7 +344,7 @@ def test_the_reconstruction_error_is_that_of_the_dense_reconstruction(
     collect(job, chunks, tmp_path / "parts")
     with open_work(tmp_path) as work:
         absorb(work, tmp_path / "parts")
-        ((found,),) = work.execute("SELECT fvu FROM saes").fetchall()
+        ((found, mean),) = work.execute("SELECT fvu, mean_vector FROM saes").fetchall()
     from .brute_force import SITE, torch
 
     sae, xs = job.saes[0], []
@@ -358,6 +358,7 @@ def test_the_reconstruction_error_is_that_of_the_dense_reconstruction(
     error = x - sae.decode(sae.encode(x.float())).double()
     expected = error.square().sum() / (x - x.mean(0)).square().sum()
     assert found == pytest.approx(float(expected), rel=1e-9)
+    assert mean == pytest.approx(x.mean(0).tolist(), rel=1e-6, abs=1e-9)
 
 
 @with_examples(2)
