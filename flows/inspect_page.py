@@ -151,7 +151,8 @@ def _probability(token: LensToken) -> str:
 def _remarks(found: Inspection, k: int) -> Iterator[str]:
     most = max((len(token.features) for sae in found.saes for token in sae.tokens), default=0)
     if most > k:
-        yield f"the {k} strongest of up to {most} features a token; --top shows more, --json all"
+        shown = "strongest" if k == 1 else f"{k} strongest"
+        yield f"the {shown} of up to {most} features a token; --top shows more, --json all"
     if any(sae.unexplained is not None for sae in found.saes):
         yield (
             "unseen: the squared error of the SAE's reconstruction, of the squared distance from "

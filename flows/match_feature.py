@@ -169,16 +169,16 @@ def match_feature(
             require_current(other, str(other_run))
         wanted = _other_saes(other, None if other_run else sae, run)
         why_not = None if is_same_tokenizer(own, other) else "the runs have different tokenizers"
-        if why_not and weights.why_not:
-            raise UserMistake(
-                "The two runs have nothing by which features could be matched.",
-                found=f"{why_not}; {weights.why_not}",
-                expected="models that write into one residual stream, or one tokenizer",
-            )
         with own.cursor() as of_own, other.cursor() as of_other:
             shared = None if why_not else share_text(of_own, feature_id, of_other)
             if shared is not None and not shared.n_tokens:
                 shared, why_not = None, "the backgrounds of the two runs share no text"
+            if why_not and weights.why_not:
+                raise UserMistake(
+                    "The two runs have nothing by which features could be matched.",
+                    found=f"{why_not}; {weights.why_not}",
+                    expected="models that write into one residual stream, or text in common",
+                )
             known = read_known_features(of_own, sae.sae_id, [feature_id.feature])
             comparison = _Comparison(known[feature_id.feature], shared, top)
             found = [
@@ -226,6 +226,8 @@ class _Weights:
                 self.why_not = self._differing_shape()
         except _NoConfig:
             self.why_not = NO_CONFIG
+        except ModelError as error:
+            self.why_not = error.what
 
     def _differing_shape(self) -> str | None:
         from ..extract.decoder_spaces import differing_shape

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .near_features import read_rows
-
 if TYPE_CHECKING:
     import duckdb
 
@@ -222,8 +220,10 @@ def _is_asked_for(sae: SaeHealth, query: OverviewQuery) -> bool:
 
 def _saes(connection: duckdb.DuckDBPyConnection) -> tuple[SaeHealth, ...]:
     columns = ("sae_id", "model", "site", "layer", "width", "mean_l0", "fvu")
-    rows = read_rows(connection, "SELECT * FROM saes ORDER BY model, layer, site, sae_id", [])
-    return tuple(SaeHealth(**{name: row[name] for name in columns}) for row in rows)
+    rows = connection.execute(
+        f"SELECT {', '.join(columns)} FROM saes ORDER BY model, layer, site, sae_id"
+    ).fetchall()
+    return tuple(SaeHealth(**dict(zip(columns, row, strict=True))) for row in rows)
 
 
 def _health(

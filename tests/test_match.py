@@ -353,6 +353,23 @@ def test_without_text_in_common_there_are_cosines_alone(
     (counterpart,) = found.saes[0].counterparts
     assert counterpart.cosine == pytest.approx(1, abs=1e-5)
     assert (counterpart.phi, counterpart.n_together) == (None, None)
+    (tmp_path / "elsewhere" / "run.toml").unlink()
+    with pytest.raises(UserMistake, match="nothing by which features could be matched") as caught:
+        match_feature(base, "6", tmp_path / "elsewhere")
+    assert "share no text" in str(caught.value) and NO_CONFIG in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_tuned_model_that_is_gone_leaves_what_fires_together(
+    tiny_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, tuned = tiny_runs
+    shutil.copytree(tuned, tmp_path / "elsewhere")
+    config = tmp_path / "elsewhere" / "run.toml"
+    config.write_text(config.read_text().replace('/tiny-it"', '/gone"'))
+    (other,) = match_feature(base, "6", tmp_path / "elsewhere").saes
+    assert other.why_no_cosine == "The model cannot be loaded."
+    assert other.counterparts[0].phi is not None
 
 
 @pytest.mark.slow
