@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from scopenote.flows.config import demo_config
@@ -41,7 +43,21 @@ def make_hostile_run(path: Path) -> RunFolder:
     """A run whose published database has them, and neurons beside the features."""
     folder = RunFolder(path).create()
     folder.write_config(demo_config().to_toml())
-    connection = make_database(folder.database)
+    folder.database.write_bytes(_made())
+    return folder
+
+
+@cache
+def _made() -> bytes:
+    """The database, made once and copied: a dozen tests want one each."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "made.duckdb"
+        _make(file)
+        return file.read_bytes()
+
+
+def _make(file: Path) -> None:
+    connection = make_database(file)
     for number, text in enumerate(BYTES + TOKENS, start=FIRST_ID):
         content = bytes([int(text[3:5], 16)]) if text in BYTES else text.encode()
         connection.execute("INSERT INTO pieces VALUES ('toy', ?, ?, ?)", [number, text, content])
@@ -76,4 +92,3 @@ def make_hostile_run(path: Path) -> RunFolder:
     set_meta(connection, REVISION, "hostile")
     refresh_current_features(connection, whole=True)
     connection.close()
-    return folder

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -26,6 +28,38 @@ NEVER_ACTIVE, FAILED, UNDEFINED, NEGATIVE = 5, 6, 7, 8
 
 def make_database(path: Path | str = ":memory:") -> duckdb.DuckDBPyConnection:
     """Two SAEs of 40 features on 30 windows; feature 0 of each looks at every kind of thing."""
+    if str(path) == ":memory:":
+        return _make(path)
+    # Made once and copied: dozens of tests want one.
+    Path(path).write_bytes(_made())
+    return duckdb.connect(str(path))
+
+
+@cache
+def _made() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "made.duckdb"
+        _make(file).close()
+        return file.read_bytes()
+
+
+def make_empty_database(path: Path) -> duckdb.DuckDBPyConnection:
+    """All tables and no rows."""
+    path.write_bytes(_empty())
+    return duckdb.connect(str(path))
+
+
+@cache
+def _empty() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "empty.duckdb"
+        with duckdb.connect(str(file)) as connection:
+            for migration in MIGRATIONS:
+                connection.execute(migration.sql)
+        return file.read_bytes()
+
+
+def _make(path: Path | str) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(str(path))
     for migration in MIGRATIONS:
         connection.execute(migration.sql)

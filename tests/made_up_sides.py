@@ -14,7 +14,9 @@ from typing import Any
 import duckdb
 from scopenote.store.database import WORK, publish
 from scopenote.store.facts import set_meta
-from scopenote.store.schema import MIGRATIONS, SCHEMA_VERSION
+from scopenote.store.schema import SCHEMA_VERSION
+
+from .made_up_run import make_empty_database
 
 SAE, JUDGE, OTHER_JUDGE = "toy-gemma-2/1-res-1k", "chat/judge", "chat/other"
 BEGAN = datetime(2026, 11, 21, 5, 0, tzinfo=UTC)
@@ -99,9 +101,7 @@ def made_up_run(
 ) -> Iterator[MadeUpRun]:
     """A run to be filled, which is published at the end."""
     folder.mkdir(parents=True)
-    with duckdb.connect(str(folder / WORK)) as connection:
-        for migration in MIGRATIONS:
-            connection.execute(migration.sql)
+    with make_empty_database(folder / WORK) as connection:
         connection.execute(
             "INSERT INTO saes (sae_id, model, width, content_hash) VALUES (?, 'toy', ?, ?)",
             [sae_id, n_features, content_hash],

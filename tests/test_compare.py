@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -49,6 +52,18 @@ def compare(
 
 def two_explainers(folder: Path, gain: float = 0.1) -> dict[int, tuple[float, float]]:
     """A run in which the second explainer is better by so much; what each scores."""
+    made, planted = _two_explainers(gain)
+    shutil.copytree(Path(made.name) / "run", folder)
+    return planted
+
+
+@cache
+def _two_explainers(
+    gain: float,
+) -> tuple[tempfile.TemporaryDirectory[str], dict[int, tuple[float, float]]]:
+    """Made once and copied: most tests want one. The folder lasts as long as what is returned."""
+    made = tempfile.TemporaryDirectory()
+    folder = Path(made.name) / "run"
     draw = random.Random(0)
     planted = {}
     with made_up_run(folder, N) as run:
@@ -65,7 +80,7 @@ def two_explainers(folder: Path, gain: float = 0.1) -> dict[int, tuple[float, fl
                 run.call(name, "0.001")
             lookup = run.label(feature, "token_lookup")
             run.score(lookup, 0.2, simulator="token_lookup")
-    return planted
+    return made, planted
 
 
 def found_by(compare: Compare, *words: object) -> Any:

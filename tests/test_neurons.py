@@ -498,6 +498,7 @@ def test_thresholds_are_worked_out_once_and_read_again(tiny: Path, tmp_path: Pat
     assert load(config, tmp_path).saes[0].threshold.unique().tolist() == [0.25]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("run_as_plain_functions")
 def test_every_shard_has_the_same_thresholds_as_one_alone(tiny: Path, tmp_path: Path) -> None:
     config = load_config(tiny)

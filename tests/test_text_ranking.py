@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scopenote.store.current_features import refresh_current_features
 from scopenote.store.database import Store, open_store, open_work, publish
@@ -92,6 +92,7 @@ WORDS = st.sampled_from(["doubt", "doubts", "law", "laws", "city", "names", "nam
 TEXTS = st.lists(WORDS, min_size=1, max_size=6).map(" ".join)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.tuples(TEXTS, TEXTS | st.none()), min_size=1, max_size=6), TEXTS)
 def test_it_is_so_for_any_labels(texts: list[tuple[str, str | None]], query: str) -> None:
     said = [Said(number, text, why) for number, (text, why) in enumerate(texts)]
