@@ -27,6 +27,8 @@ from .fake_openai import serve
 from .made_up_sides import BEGAN, JUDGE, OTHER_JUDGE, SAE, made_up_run
 from .rating_runs import SIMULATOR, runs_that_rate, write_and_rate
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 DONE, MISTAKE = 0, 2
 N = 40
 Compare = Callable[..., tuple[int, str, str]]

@@ -21,6 +21,8 @@ from scopenote.store.splits import SPLITS
 from .exported_runs import Rows, export, parquet, rows_of
 from .hostile_run import LABELS, make_hostile_run
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:

@@ -26,6 +26,8 @@ from scopenote.store.run_folder import RunFolder
 
 from .made_up_run import MLP, NEVER_ACTIVE, RES, make_database
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 IMPORTED = """
     SELECT sae_id, feature, text, explanation, explainer, model, author FROM labels
     WHERE source = 'imported' ORDER BY ALL

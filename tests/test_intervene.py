@@ -146,7 +146,7 @@ def test_labelled_features_are_turned_up_and_a_judge_is_asked_once(judged: Any) 
     assert "intervention told_apart" in shown.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_questions_that_are_not_wanted_are_not_asked_and_may_be_later(judged: Any) -> None:
     with serve(takes_the_second, keeps_requests=False) as fake:

@@ -22,6 +22,8 @@ from scopenote.store.side_pairs import count_other_windows, pair_sides, read_win
 
 from .made_up_sides import BEGAN, JUDGE, MadeUpRun, made_up_run
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 Fill = Callable[[MadeUpRun], None]
 SCORE = Figure("simulation", "correlation", JUDGE, "score")
 SELECT = Figure("simulation", "correlation", JUDGE, "select")

@@ -174,7 +174,7 @@ def what_is_open() -> list[str]:
     return list(worker_state._process.opened)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_two_workers_make_the_tables_that_one_process_makes(tmp_path: Path) -> None:
     config = write_configuration(tmp_path)

@@ -71,7 +71,7 @@ def count(folder: Path, what: str) -> int:
         return connection.execute(f"SELECT count(*) FROM {what}").fetchall()[0][0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_begins_by_itself_and_the_next_one_does_only_what_is_new(
     server: Server, config: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,8 @@ from .fake_openai import Answer, Asked, error, running
 from .searched_runs import HIGH, LOW, Said, make_searched_run
 from .test_openai_client import KEY
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 HOSTILE = "doubt\x1b[31m [red]evil[/red]\u202e"
 SAID = [
     Said(0, "expressions of doubt", "hedges such as perhaps", score=0.4),

@@ -28,6 +28,8 @@ from scopenote.store.tried_feature import read_collected_saes
 from .made_up_run import MLP, RES
 from .toy_runs import ATT, make_toy_run
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 PROMPT = "def read(self"
 # It fires on some tokens of the prompt.
 ACTIVE = f"{RES}/527"
