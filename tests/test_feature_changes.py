@@ -30,6 +30,8 @@ from torch import Tensor
 from .test_sites import plain_gemma2
 from .tiny_gemma import BOS, sae_arrays, save_tiny_gemma, site_inputs
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 LAYER = 1
 KINDS: tuple[SiteKind, ...] = ("res", "mlp", "att", "transcoder")
 IDS = torch.tensor([[BOS, 336, 264, 262, 281, 338, 280, 263, 276, 280, 261, 300]])

@@ -40,6 +40,8 @@ from scopenote.store.tried_feature import CollectedSae, read_collected_saes
 
 from .made_up_run import make_database
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 TEXT = "def read(self, path):\n    return open(path)"
 RES = "toy-gemma-2/1-res-1k"
 MINE = "where a method's arguments begin [red]\x1b[31m"

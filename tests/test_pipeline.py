@@ -26,6 +26,8 @@ from .pipeline_runs import (
     write_configuration,
 )
 
+pytestmark = pytest.mark.slow  # the whole job, which takes half a minute by itself
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,6 +26,8 @@ from scopenote.store.steered_scores import (
 
 from .made_up_run import FAILED, MLP, NEVER_ACTIVE, RES, WIDTH, make_database
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 JUDGE = "chat/m"
 
 

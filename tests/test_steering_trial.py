@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM
 from .test_feature_changes import KINDS, make_sae
 from .tiny_gemma import BOS, save_tiny_gemma
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 PROMPT = "the thing in a ring"
 N_TOKENS = 9
 

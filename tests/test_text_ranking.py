@@ -27,6 +27,8 @@ from scopenote.store.word_stems import STOP_WORDS, stem
 from .searched_runs import HIGH, LOW, Said, fill, make_searched_run
 from .test_inbox import a_label
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 SAID = [
     Said(0, "expressions of doubt", "hedges such as perhaps", score=0.4),
     Said(1, "doubt", "doubting and doubts", score=0.2),
