@@ -17,6 +17,8 @@ from scopenote.store.facts import set_meta
 from scopenote.store.records import FeatureId
 from scopenote.store.schema import MIGRATIONS
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 OWN, OTHER = "toy/1-res", "toy/2-res"
 
 

@@ -19,6 +19,8 @@ from .exported_runs import export
 from .hostile_run import make_hostile_run
 from .made_up_run import RES
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:

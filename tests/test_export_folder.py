@@ -17,6 +17,8 @@ from scopenote.store.run_folder import RunFolder
 from .exported_runs import export, parquet
 from .hostile_run import make_hostile_run
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:

@@ -37,6 +37,8 @@ from scopenote.store.splits import SPLITS
 from .hostile_run import make_hostile_run
 from .made_up_run import MLP, NEVER_ACTIVE, RES
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 # As they are documented; the tables that they are loaded into have further ones.
 DOCUMENTED = {
     "explanations": {

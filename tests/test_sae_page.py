@@ -34,6 +34,8 @@ from .exported_runs import export
 from .hostile_run import LABELS, NEURONS, make_hostile_run
 from .made_up_run import FAILED, MLP, NEVER_ACTIVE, RES, UNDEFINED, WIDTH, make_database
 
+pytestmark = pytest.mark.slow  # together they take seconds that the default run lacks
+
 HEADLINE = ("score", "ci_low", "ci_high", "null_value", "lift")
 
 
