@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -214,5 +214,5 @@ def _flush(folder: Path) -> None:
     """Has all of it on the disk before it is renamed."""
     for file in folder.rglob("*"):
         if file.is_file():
-            with suppress(OSError), file.open("rb") as handle:
+            with file.open("rb") as handle:
                 os.fsync(handle.fileno())
