@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from scopenote.store.database import open_store
-from scopenote.store.errors import UserMistake
+from scopenote.store.errors import StoreError, UserMistake
 from scopenote.store.export_choice import ExportChoice, choose
 from scopenote.store.export_folder import MANIFEST, written_export
 from scopenote.store.run_folder import RunFolder
@@ -92,6 +93,22 @@ def test_an_earlier_export_stays_as_it_was_until_the_new_one_is_whole(tmp_path: 
         folder.add_text("a.txt", "second")
         raise ZeroDivisionError
     assert (target / "a.txt").read_text() == "first"
+
+
+def test_a_disk_that_takes_no_more_leaves_the_earlier_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    write_text(target, "a.txt", "first")
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(StoreError, match="The disk is full"):
+        write_text(target, "a.txt", "second", overwrite=True)
+    assert (target / "a.txt").read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def write_text(target: Path, name: str, content: str, overwrite: bool = False) -> None:
