@@ -102,6 +102,6 @@ class _HubErrors:
             raise StoreError(
                 self._unanswered,
                 where=self._name,
-                found=str(error).splitlines()[0] or type(error).__name__,
+                found=(str(error) or type(error).__name__).splitlines()[0],
                 mend="try again later",
             ) from error

@@ -140,7 +140,7 @@ def load_sentence_model(folder: str | None, device: str) -> SentenceModel:
         raise
     # A broken tokenizer.json makes the tokenizers library raise bare Exception.
     except Exception as error:
-        raise _cannot_load(source, str(error).splitlines()[0] or type(error).__name__) from error
+        raise _cannot_load(source, (str(error) or type(error).__name__).splitlines()[0]) from error
     # A pooler that the files lack is not used here.
     if missing := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
         raise _cannot_load(source, f"{len(missing)} weights missing, such as {missing[0]}")
